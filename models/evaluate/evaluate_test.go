@@ -459,3 +459,17 @@ func BenchmarkAUC(b *testing.B) {
 		AUC(s, y)
 	}
 }
+
+func TestCalibrationBins(t *testing.T) {
+	// Bounds belong to the upper bin, 1 to the last; what is outside [0, 1] to the nearest.
+	got := Calibration([]float64{0, 0.25, 0.5, 0.6, 1, 1.5, -1}, []float64{0, 1, 0, 1, 1, 1, 0}, 4)
+	want := []Bin{
+		{Low: 0, High: .25, Rows: 2, Score: -.5},
+		{Low: .25, High: .5, Rows: 1, Score: .25, Rate: 1},
+		{Low: .5, High: .75, Rows: 2, Score: .55, Rate: .5},
+		{Low: .75, High: 1, Rows: 2, Score: 1.25, Rate: 1},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("bins are %+v, want %+v", got, want)
+	}
+}
