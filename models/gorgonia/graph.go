@@ -23,9 +23,11 @@ type float interface{ float32 | float64 }
 // reads its inputs in place and never writes them.
 type graph[T float] struct {
 	rows int
-	// x, y and w are a batch: rows x width inputs, labels and weights. A row of weight 0 is padding.
+	// x, y and w are a batch: inputs, labels and weights. A row of weight 0 is padding. x is
+	// transposed, width x rows: a product then runs along the rows, not along a layer that may be
+	// one unit wide, which is several times faster.
 	x, y, w []T
-	// params are weights and biases in turn, layer by layer; weights are inputs x outputs, row-major.
+	// params are weights and biases in turn, layer by layer; weights are outputs x inputs, row-major.
 	params [][]T
 
 	vm    gorgonia.VM
@@ -47,10 +49,10 @@ func newGraph[T float](dims []int, rows int, loss Loss) (g *graph[T], err error)
 
 	e := gorgonia.NewGraph()
 	g = &graph[T]{rows: rows}
-	x, xs := matrix[T](e, "x", rows, dims[0])
-	y, ys := matrix[T](e, "y", rows, 1)
-	w, ws := matrix[T](e, "w", rows, 1)
-	ones, one := matrix[T](e, "ones", rows, 1)
+	x, xs := matrix[T](e, "x", dims[0], rows)
+	y, ys := matrix[T](e, "y", 1, rows)
+	w, ws := matrix[T](e, "w", 1, rows)
+	ones, one := matrix[T](e, "ones", 1, rows)
 	for i := range one {
 		one[i] = 1
 	}
@@ -59,15 +61,15 @@ func newGraph[T float](dims []int, rows int, loss Loss) (g *graph[T], err error)
 	var nodes gorgonia.Nodes
 	h := x
 	for l := 1; l < len(dims); l++ {
-		weight, weights := matrix[T](e, fmt.Sprintf("weight%d", l), dims[l-1], dims[l])
-		bias, biases := matrix[T](e, fmt.Sprintf("bias%d", l), 1, dims[l])
+		weight, weights := matrix[T](e, fmt.Sprintf("weight%d", l), dims[l], dims[l-1])
+		bias, biases := matrix[T](e, fmt.Sprintf("bias%d", l), dims[l], 1)
 		nodes = append(nodes, weight, bias)
 		g.params = append(g.params, weights, biases)
-		// A column of ones times the bias, not a broadcast: its gradient is a matrix product too,
+		// The bias times a row of ones, not a broadcast: its gradient is a matrix product too,
 		// and a 1x1 bias stays a matrix.
 		h = gorgonia.Must(gorgonia.Add(
-			gorgonia.Must(gorgonia.Mul(h, weight)),
-			gorgonia.Must(gorgonia.Mul(ones, bias))))
+			gorgonia.Must(gorgonia.Mul(weight, h)),
+			gorgonia.Must(gorgonia.Mul(bias, ones))))
 		if l < len(dims)-1 {
 			h = gorgonia.Must(gorgonia.Rectify(h))
 		}
@@ -110,6 +112,18 @@ func matrix[T float](e *gorgonia.ExprGraph, name string, rows, cols int) (*gorgo
 	t := tensor.New(tensor.WithShape(rows, cols), tensor.WithBacking(backing))
 	return gorgonia.NewMatrix(e, t.Dtype(), gorgonia.WithShape(rows, cols), gorgonia.WithName(name), gorgonia.WithValue(t)), backing
 }
+
+// set makes x row i of the batch; the slices of a row and of the batch differ in type where the graph
+// is float64 and the data is not.
+func (g *graph[T]) set(i int, x []float32, y float32, w float64) {
+	for j, v := range x {
+		g.x[j*g.rows+i] = T(v)
+	}
+	g.y[i], g.w[i] = T(y), T(w)
+}
+
+// pad gives the rows from n on the weight 0. Their inputs and labels stay what they were, finite.
+func (g *graph[T]) pad(n int) { clear(g.w[n:]) }
 
 // run evaluates the batch in x, y and w under params. It returns the weighted sum of the rows'
 // losses and adds its gradient to into, which has the form of params.

@@ -20,7 +20,7 @@ func reference(dims []int, params [][]float64, x, y, w []float64, loss Loss) (fl
 			for j := range out {
 				out[j] = params[2*l-1][j]
 				for i, v := range in {
-					out[j] += v * params[2*l-2][i*dims[l]+j]
+					out[j] += v * params[2*l-2][j*dims[l-1]+i]
 				}
 				if l < len(dims)-1 {
 					out[j] = max(out[j], 0)
@@ -44,9 +44,9 @@ func reference(dims []int, params [][]float64, x, y, w []float64, loss Loss) (fl
 			for j, d := range delta {
 				grads[2*l-1][j] += d
 				for i, v := range in {
-					grads[2*l-2][i*dims[l]+j] += d * v
+					grads[2*l-2][j*dims[l-1]+i] += d * v
 					if v > 0 {
-						back[i] += d * params[2*l-2][i*dims[l]+j]
+						back[i] += d * params[2*l-2][j*dims[l-1]+i]
 					}
 				}
 			}
@@ -85,10 +85,10 @@ func newProblem(seed uint64, dims []int, rows int, loss Loss) problem {
 }
 
 func fill[T float](g *graph[T], p problem) {
-	for i, v := range p.x {
-		g.x[i] = T(v)
-	}
 	for i := range p.y {
+		for j, v := range p.x[i*p.dims[0] : (i+1)*p.dims[0]] {
+			g.x[j*g.rows+i] = T(v)
+		}
 		g.y[i], g.w[i] = T(p.y[i]), T(p.w[i])
 	}
 	for i, q := range p.params {
@@ -177,7 +177,7 @@ func TestBinaryLossIsFiniteFarOut(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := problem{params: [][]float64{{z}, {0}}, x: []float64{1}, y: []float64{y}, w: []float64{1}}
+			p := problem{dims: []int{1, 1}, params: [][]float64{{z}, {0}}, x: []float64{1}, y: []float64{y}, w: []float64{1}}
 			fill(g, p)
 			grads := like(p.params)
 			loss, err := g.run(grads)
@@ -206,8 +206,10 @@ func TestPaddingChangesNothing(t *testing.T) {
 	}
 	fill(exact, p)
 	fill(padded, p)
-	for i := 20 * 6; i < len(padded.x); i++ {
-		padded.x[i] = 3 // a weight of 0 must hide whatever is there
+	for i := range padded.x {
+		if i%32 >= 20 {
+			padded.x[i] = 3 // a weight of 0 must hide whatever is there
+		}
 	}
 	a, b := like(p.params), like(p.params)
 	la, err := exact.run(a)

@@ -117,16 +117,10 @@ func (s *stripe) evaluate(ctx context.Context, g *graph[float64], d sample, n in
 			return
 		}
 		rows := min(chunk, d.rows-from)
-		for i, v := range d.x[from*d.width : (from+rows)*d.width] {
-			g.x[i] = float64(v)
+		for i := range rows {
+			g.set(i, d.x[(from+i)*d.width:(from+i+1)*d.width], d.y[from+i], d.w[from+i])
 		}
-		for i, v := range d.y[from : from+rows] {
-			g.y[i] = float64(v)
-		}
-		copy(g.w, d.w[from:from+rows])
-		clear(g.x[rows*d.width:])
-		clear(g.y[rows:])
-		clear(g.w[rows:])
+		g.pad(rows)
 		loss, err := g.run(s.grads)
 		if err != nil {
 			s.err = fmt.Errorf("%w: %w", ErrDiverged, err)

@@ -161,13 +161,9 @@ func (t *trainer) evaluate(i int, rows []int) {
 	l := t.lanes[i]
 	g, width := l.graph, t.sample.width
 	for k, row := range rows {
-		copy(g.x[k*width:(k+1)*width], t.sample.x[row*width:])
-		g.y[k] = t.sample.y[row]
-		g.w[k] = float32(t.sample.w[row] * t.scale)
+		g.set(k, t.sample.x[row*width:(row+1)*width], t.sample.y[row], t.sample.w[row]*t.scale)
 	}
-	clear(g.x[len(rows)*width:])
-	clear(g.y[len(rows):])
-	clear(g.w[len(rows):])
+	g.pad(len(rows))
 	for j, p := range t.params {
 		for k, v := range p {
 			g.params[j][k] = float32(v)
@@ -179,21 +175,24 @@ func (t *trainer) evaluate(i int, rows []int) {
 
 func (t *trainer) network() Network {
 	var n Network
-	for i, p := range t.params {
-		q := make([]float32, len(p))
-		for j, v := range p {
-			q[j] = float32(v)
+	in := t.sample.width
+	for i := 0; i < len(t.params); i += 2 {
+		w, b := t.params[i], t.params[i+1]
+		out := len(b)
+		weights, biases := make([]float32, len(w)), make([]float32, out)
+		for j, v := range b {
+			biases[j] = float32(v)
+			for k := range in {
+				weights[k*out+j] = float32(w[j*in+k])
+			}
 		}
-		if i%2 == 0 {
-			n.Weights = append(n.Weights, q)
-		} else {
-			n.Biases = append(n.Biases, q)
-		}
+		n.Weights, n.Biases = append(n.Weights, weights), append(n.Biases, biases)
+		in = out
 	}
 	return n
 }
 
-// initial draws weights; Gorgonia's own initialisers are seeded from the clock.
+// initial draws parameters in the form of graph.params; Gorgonia's own initialisers are seeded from the clock.
 func initial(dims []int, seed uint64) [][]float64 {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	var params [][]float64

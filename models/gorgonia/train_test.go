@@ -104,16 +104,28 @@ func TestNetworkFitsSquares(t *testing.T) {
 
 func TestEveryParameterMovesInOneStep(t *testing.T) {
 	x, y := rings(64)
-	// Biases start at 0 and a hidden unit may be dead on a small batch, so units are few and rows many.
-	c := Config{Layers: []int{4, 3}, Epochs: 1, BatchSize: 64, Rate: 0.01, Seed: 3}
-	n := train(t, c, x, y, nil)
-	start := initial([]int{2, 4, 3, 1}, c.Seed)
-	for l := range n.Weights {
-		for i, p := range [][]float32{n.Weights[l], n.Biases[l]} {
-			for j, v := range p {
-				if v == float32(start[2*l+i][j]) {
-					t.Errorf("layer %d, slice %d, parameter %d did not move", l, i, j)
-				}
+	c := Config{Layers: []int{4, 3}, BatchSize: 64, Rate: 0.01, Seed: 5} // no unit of this seed is dead
+	s, err := newSample(x, y, nil, Binary, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := newTrainer(c, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.close()
+	rows := make([]int, len(y))
+	for i := range rows {
+		rows[i] = i
+	}
+	if err := tr.step(rows); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range initial([]int{2, 4, 3, 1}, c.Seed) {
+		for j, v := range p {
+			// Adam's first step has the size of the rate, whatever the gradient.
+			if d := math.Abs(tr.params[i][j] - v); !near(d, c.Rate, 1e-4) {
+				t.Errorf("layer %d, parameter %d of slice %d moved by %v", i/2+1, j, i%2, d)
 			}
 		}
 	}
