@@ -55,8 +55,8 @@ type open struct {
 // grower grows trees over one binned matrix and keeps its buffers between trees.
 type grower struct {
 	growth
-	bins    *tree.Bins
-	workers int
+	bins *tree.Bins
+	pool *tree.Pool
 
 	gradients         []gradient
 	gUnit, hUnit      float64 // what 1 in a gradient stands for
@@ -69,9 +69,9 @@ type grower struct {
 	chunks            []chunk
 }
 
-func newGrower(g growth, bins *tree.Bins, workers int) *grower {
+func newGrower(g growth, bins *tree.Bins, pool *tree.Pool) *grower {
 	return &grower{
-		growth: g, bins: bins, workers: workers,
+		growth: g, bins: bins, pool: pool,
 		gradients: make([]gradient, bins.Rows),
 		rows:      make([]uint32, bins.Rows), left: make([]uint32, bins.Rows), right: make([]uint32, bins.Rows),
 		gains: make([]float64, bins.Features), use: make([]bool, bins.Features),
@@ -169,7 +169,7 @@ func (g *grower) search(level []*open) {
 	if len(g.best) < len(level)*blocks {
 		g.best = make([]split, 2*len(level)*blocks)
 	}
-	tree.Parallel(g.workers, blocks, func(b int) {
+	g.pool.Do(blocks, func(b int) {
 		for _, n := range level {
 			if n.pair == nil && n.index != 0 {
 				continue
@@ -197,40 +197,35 @@ func (g *grower) search(level []*open) {
 func (g *grower) build(n *open, b int) {
 	h := (*[tree.Block][tree.MaxBins]total)(n.hist[b*tree.Block:])
 	for j := range h {
-		clear(h[j][:g.slots(b, j)])
+		clear(h[j][:g.used(b, j)])
 	}
-	column, gradients := g.bins.Columns[b], g.gradients
-	if n.end-n.begin == len(gradients) {
-		column = column[:len(gradients)]
-		for r, d := range gradients {
-			add(h, column[r], d)
-		}
-		return
-	}
-	for _, r := range g.rows[n.begin:n.end] {
-		add(h, column[r], gradients[r])
+	accumulate(h, g.bins.Columns[b], g.gradients, g.rows[n.begin:n.end])
+}
+
+// accumulate is where training spends its time. Arrays of 256 indexed by a byte need no check of
+// bounds, and the four histograms are independent, so that their additions overlap.
+func accumulate(h *[tree.Block][tree.MaxBins]total, column []uint32, gradients []gradient, rows []uint32) {
+	for _, r := range rows {
+		bins, d := column[r], gradients[r]
+		dg, dh := int64(d.g), int64(d.h)
+		t0 := &h[0][uint8(bins)]
+		t0.g += dg
+		t0.h += dh
+		t1 := &h[1][uint8(bins>>8)]
+		t1.g += dg
+		t1.h += dh
+		t2 := &h[2][uint8(bins>>16)]
+		t2.g += dg
+		t2.h += dh
+		t3 := &h[3][uint8(bins>>24)]
+		t3.g += dg
+		t3.h += dh
 	}
 }
 
-func add(h *[tree.Block][tree.MaxBins]total, bins uint32, d gradient) {
-	dg, dh := int64(d.g), int64(d.h)
-	t0 := &h[0][uint8(bins)]
-	t0.g += dg
-	t0.h += dh
-	t1 := &h[1][uint8(bins>>8)]
-	t1.g += dg
-	t1.h += dh
-	t2 := &h[2][uint8(bins>>16)]
-	t2.g += dg
-	t2.h += dh
-	t3 := &h[3][uint8(bins>>24)]
-	t3.g += dg
-	t3.h += dh
-}
-
-// slots is how many bins are in use in column j of a block; columns beyond the last feature collect
+// used is how many bins are in use in column j of a block; columns beyond the last feature collect
 // everything in bin 0.
-func (g *grower) slots(b, j int) int {
+func (g *grower) used(b, j int) int {
 	if f := b*tree.Block + j; f < g.bins.Features {
 		return g.bins.Count[f] + 1
 	}
@@ -241,8 +236,8 @@ func (g *grower) slots(b, j int) int {
 func (g *grower) subtract(n *open, b int) {
 	for j := range tree.Block {
 		f := b*tree.Block + j
-		slots := g.slots(b, j)
-		from, to := n.hist[f][:slots], n.pair.hist[f][:slots]
+		used := g.used(b, j)
+		from, to := n.hist[f][:used], n.pair.hist[f][:used]
 		for i, t := range from {
 			to[i].g -= t.g
 			to[i].h -= t.h
@@ -331,24 +326,15 @@ type chunk struct {
 }
 
 // chunkRows bounds a chunk, so that the largest node keeps all workers busy.
-const chunkRows = 1 << 14
+const chunkRows = 1 << 13
 
-func (g *grower) chunked(splitting []*open) (rows int) {
+func (g *grower) chunked(splitting []*open) {
 	g.chunks = g.chunks[:0]
 	for _, n := range splitting {
-		rows += n.end - n.begin
 		for begin := n.begin; begin < n.end; begin += chunkRows {
 			g.chunks = append(g.chunks, chunk{node: n, begin: begin, end: min(n.end, begin+chunkRows)})
 		}
 	}
-	return rows
-}
-
-func (g *grower) parallelFor(rows int) int {
-	if rows < chunkRows {
-		return 1 // starting a goroutine costs more
-	}
-	return g.workers
 }
 
 // side returns what divides a node's rows without a jump: a row goes left if its bin minus sub, as
@@ -363,8 +349,8 @@ func (s split) side() (shift int, sub, limit uint8) {
 
 // partition divides the rows of split nodes, in stable order, and opens their children.
 func (g *grower) partition(splitting []*open) []*open {
-	workers := g.parallelFor(g.chunked(splitting))
-	tree.Parallel(workers, len(g.chunks), func(i int) {
+	g.chunked(splitting)
+	g.pool.Do(len(g.chunks), func(i int) {
 		c := &g.chunks[i]
 		column := g.bins.Columns[c.node.best.feature/tree.Block]
 		shift, sub, limit := c.node.best.side()
@@ -398,7 +384,7 @@ func (g *grower) partition(splitting []*open) []*open {
 		}
 		level = append(level, g.children(n, middle)...)
 	}
-	tree.Parallel(workers, len(g.chunks), func(i int) {
+	g.pool.Do(len(g.chunks), func(i int) {
 		c := &g.chunks[i]
 		copy(g.rows[c.toLeft:], g.left[c.begin:c.begin+c.left])
 		copy(g.rows[c.toRight:], g.right[c.begin:c.end-c.left])
@@ -422,8 +408,8 @@ func (g *grower) children(n *open, middle int) []*open {
 
 // finish adds the leaves of the last level to the sums without dividing the rows.
 func (g *grower) finish(splitting []*open, sums []float64) {
-	workers := g.parallelFor(g.chunked(splitting))
-	tree.Parallel(workers, len(g.chunks), func(i int) {
+	g.chunked(splitting)
+	g.pool.Do(len(g.chunks), func(i int) {
 		c := &g.chunks[i]
 		column := g.bins.Columns[c.node.best.feature/tree.Block]
 		shift, sub, limit := c.node.best.side()

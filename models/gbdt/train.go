@@ -45,10 +45,12 @@ func train(ctx context.Context, t models.Training) (*Model, error) {
 		positive = fit.Y
 	}
 	bins := tree.Quantize(fit.X, positive, fit.Rows(), features, p.Int("bins"), workers)
+	pool := tree.NewPool(workers)
+	defer pool.Close()
 	g := newGrower(growth{
 		depth: p.Int("depth"), rate: p.Float("rate"), lambda: p.Float("lambda"), gamma: p.Float("gamma"),
 		minChildWeight: p.Float("min_child_weight"),
-	}, bins, workers)
+	}, bins, pool)
 	o := newObjective(loss, fit, classWeight)
 	m := &Model{inputs: slices.Clone(fit.Features), loss: loss, base: o.base(p.Float("base_score")), gains: g.gains}
 	sums := constant(fit.Rows(), m.base)

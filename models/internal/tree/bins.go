@@ -103,15 +103,11 @@ func assign(column []uint32, x []float32, feature, features int, cuts []float32,
 			continue
 		}
 		v = min(math.MaxFloat32, v)
-		at := uint8(0)
-		for step := uint8(128); step > 0; step >>= 1 {
-			t := uint8(0)
-			if v >= table[at+step-1] {
-				t = step
-			}
-			at += t
+		at := uint32(0)
+		for bit := uint32(128); bit > 0; bit >>= 1 {
+			at += bit & -notBelow(v, table[(at+bit-1)&255])
 		}
-		column[r] |= uint32(at+1) << shift
+		column[r] |= (at + 1) << shift
 	}
 }
 
