@@ -496,3 +496,48 @@ func TestOpenURL(t *testing.T) {
 		t.Errorf("published %d, %v", v, err)
 	}
 }
+
+func TestCreateNeverReplaces(t *testing.T) {
+	eachStore(t, func(t *testing.T, r, again *Registry) {
+		if err := r.store.create(t.Context(), "a/b", []byte("first")); err != nil {
+			t.Fatal(err)
+		}
+		if err := again.store.create(t.Context(), "a/b", []byte("second")); !errors.Is(err, errTaken) {
+			t.Errorf("second create: %v, want errTaken", err)
+		}
+		if b, err := r.store.ReadAll(t.Context(), "a/b"); string(b) != "first" || err != nil {
+			t.Errorf("holds %q, %v", b, err)
+		}
+	})
+}
+
+func TestHistoryKeepsTheOrderOfMoves(t *testing.T) {
+	// Each writer's clock is an hour behind the one before.
+	at := time.Date(2018, 8, 1, 12, 0, 0, 0, time.UTC)
+	r := New(memblob.OpenBucket(nil), func() time.Time {
+		at = at.Add(-time.Hour)
+		return at
+	})
+	defer r.Close()
+	if _, err := r.Publish(t.Context(), "fraud", newBundle(0)); err != nil {
+		t.Fatal(err)
+	}
+	for i, version := range []int{1, 0, 1} {
+		if err := r.SetAlias(t.Context(), "fraud", Champion, version, fmt.Sprint(i), Any); err != nil {
+			t.Fatal(err)
+		}
+	}
+	history, err := r.History(t.Context(), "fraud")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range history {
+		if e.Alias != "" {
+			got = append(got, e.Why)
+		}
+	}
+	if !slices.Equal(got, []string{"0", "1", "2"}) {
+		t.Errorf("moves read as %v", got)
+	}
+}
