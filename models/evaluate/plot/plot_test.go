@@ -76,6 +76,9 @@ func TestPlots(t *testing.T) {
 			if !bytes.HasPrefix(svg, []byte("<svg ")) || len(svg) > 100_000 {
 				t.Errorf("%d bytes beginning %q", len(svg), svg[:min(40, len(svg))])
 			}
+			if name == "roc" && !bytes.Contains(svg, []byte(`aria-label="ROC, &#34;week&#34; $1 &amp; 2"`)) {
+				t.Errorf("the label is not the title: %s", svg[:120])
+			}
 			// It is well-formed, and says what it must.
 			var words strings.Builder
 			for d := xml.NewDecoder(bytes.NewReader(svg)); ; {
