@@ -15,7 +15,7 @@
 //
 // # Non-obvious
 //
-// A number that is not finite counts as null, so encoded rows are always finite: statistics and
-// products are float64, and what a float32 can't hold is cut to ±1e6, far outside any column's range.
+// A number that is not finite counts as null, and what lies further from the mean than a million
+// deviations is cut to that, so encoded rows are always finite. Statistics are float64.
 // Weights of rows are not used in the statistics, as in scikit-learn's StandardScaler.
 package encode

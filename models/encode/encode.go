@@ -20,6 +20,9 @@ const (
 	oneHot  = 32
 	buckets = 8
 	limit   = 1e6
+	// smallest is the deviation below which a column counts as constant: its inverse must be a
+	// float32.
+	smallest = 1e-37
 )
 
 // Options change what Fit does.
@@ -30,16 +33,18 @@ type Options struct {
 
 // Encoder is a fitted encoding. It is immutable and safe for concurrent use.
 type Encoder struct {
-	features []models.Feature
-	columns  []column
-	width    int
-	plain    bool // numbers only, a column each
+	features  []models.Feature
+	columns   []column
+	width     int
+	plain     bool       // numbers only, a column each
+	standards []standard // of each column
 }
 
 // column is the encoding of one feature.
 type column struct {
-	mean, std, inverse float64
-	missing            bool
+	mean, std float64
+	missing   bool
+	standard  standard
 	// codes maps a category's code to its output column; beyond it lie unseen and null.
 	codes []int
 	width int
@@ -90,7 +95,7 @@ func moments(x []float32, from, stride int) (mean, std float64, missing bool) {
 	}
 	std = math.Sqrt(std / float64(n))
 	// A constant column's deviation may be rounding of its mean.
-	if std <= 1e-12*math.Abs(mean) || std == 0 {
+	if std <= 1e-12*math.Abs(mean) || std < smallest {
 		std = 1
 	}
 	return mean, std, missing
@@ -108,10 +113,10 @@ func (e *Encoder) Encode(x []float32, rows int, dst []float32) {
 	in := len(e.columns)
 	if e.plain {
 		for r := range rows {
-			row, out := x[r*in:(r+1)*in], dst[r*in:(r+1)*in]
-			for i := range e.columns {
-				c := &e.columns[i]
-				out[i] = standard(row[i], c.mean, c.inverse)
+			row, out := x[r*in:][:in], dst[r*in:][:in]
+			standards := e.standards[:in]
+			for i, v := range row {
+				out[i] = standards[i].apply(v)
 			}
 		}
 		return
@@ -126,15 +131,27 @@ func (e *Encoder) Encode(x []float32, rows int, dst []float32) {
 	}
 }
 
-func standard(v float32, mean, inverse float64) float32 {
-	z := (float64(v) - mean) * inverse
-	if z > -limit && z < limit {
-		return float32(z)
+// standard is a mean and a deviation in float32, for speed: the mean in two parts, so that values
+// near a large mean lose nothing.
+type standard struct{ mean, rest, inverse float32 }
+
+func newStandard(mean, std float64) standard {
+	m := float32(mean)
+	return standard{mean: m, rest: float32(mean - float64(m)), inverse: float32(1 / std)}
+}
+
+func (s standard) apply(v float32) float32 {
+	z := (v - s.mean - s.rest) * s.inverse
+	// One comparison for both signs and for NaN, whose bits are above all numbers'.
+	if math.Float32bits(z)&^(1<<31) < limitBits {
+		return z
 	}
 	return extreme(v, z)
 }
 
-func extreme(v float32, z float64) float32 {
+var limitBits = math.Float32bits(limit)
+
+func extreme(v, z float32) float32 {
 	switch {
 	case v-v != 0:
 		return 0
@@ -146,7 +163,7 @@ func extreme(v float32, z float64) float32 {
 
 func (c *column) encode(v float32, out []float32) {
 	if c.codes == nil {
-		out[0] = standard(v, c.mean, c.inverse)
+		out[0] = c.standard.apply(v)
 		if c.missing {
 			out[1] = 0
 			if v-v != 0 {
@@ -186,8 +203,8 @@ func assemble(features []stored) (*Encoder, error) {
 		c := column{width: 1}
 		switch f.Type {
 		case models.Number:
-			c.mean, c.std, c.inverse, c.missing = f.Mean, f.Std, 1/f.Std, f.Missing
-			if c.mean-c.mean != 0 || !(c.std > 0) || c.inverse-c.inverse != 0 || c.inverse == 0 {
+			c.mean, c.std, c.missing, c.standard = f.Mean, f.Std, f.Missing, newStandard(f.Mean, f.Std)
+			if !(math.Abs(c.mean) <= math.MaxFloat32) || !(c.std >= smallest && c.std <= math.MaxFloat32) {
 				return nil, fmt.Errorf("feature %q has the mean %v and the deviation %v: %w", f.Name, f.Mean, f.Std, models.ErrFiles)
 			}
 			if len(f.Categories) > 0 {
@@ -224,6 +241,7 @@ func assemble(features []stored) (*Encoder, error) {
 		}
 		e.features = append(e.features, models.Feature{Name: f.Name, Type: f.Type, Categories: slices.Clone(f.Categories)})
 		e.columns = append(e.columns, c)
+		e.standards = append(e.standards, c.standard)
 		e.width += c.width
 	}
 	return e, nil

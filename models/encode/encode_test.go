@@ -84,6 +84,22 @@ func TestLargeMean(t *testing.T) {
 	}
 }
 
+// Against the definition in float64: the error is that of rounding the result and the deviation.
+func TestStandardIsAccurate(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		mean := rapid.Float64Range(-1e9, 1e9).Draw(t, "mean")
+		std := rapid.Float64Range(1e-3, 1e9).Draw(t, "std")
+		v := rapid.Float32Range(-1e12, 1e12).Draw(t, "v")
+		got := float64(newStandard(mean, std).apply(v))
+		want := (float64(v) - mean) / std
+		want = max(-limit, min(limit, want))
+		// What the two parts of the mean can't hold counts in deviations.
+		if math.Abs(got-want) > 3e-7*math.Abs(want)+math.Abs(mean)/std*1e-14 {
+			t.Fatalf("mean %v, deviation %v: %v became %v, want %v", mean, std, v, got, want)
+		}
+	})
+}
+
 func TestCategories(t *testing.T) {
 	f := models.Feature{Name: "colour", Type: models.Category, Categories: []string{"red", "green"}}
 	e := fit(t, models.Dataset{Features: []models.Feature{f}}, Options{})

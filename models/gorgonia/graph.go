@@ -113,18 +113,6 @@ func matrix[T float](e *gorgonia.ExprGraph, name string, rows, cols int) (*gorgo
 	return gorgonia.NewMatrix(e, t.Dtype(), gorgonia.WithShape(rows, cols), gorgonia.WithName(name), gorgonia.WithValue(t)), backing
 }
 
-// set makes x row i of the batch; the slices of a row and of the batch differ in type where the graph
-// is float64 and the data is not.
-func (g *graph[T]) set(i int, x []float32, y float32, w float64) {
-	for j, v := range x {
-		g.x[j*g.rows+i] = T(v)
-	}
-	g.y[i], g.w[i] = T(y), T(w)
-}
-
-// pad gives the rows from n on the weight 0. Their inputs and labels stay what they were, finite.
-func (g *graph[T]) pad(n int) { clear(g.w[n:]) }
-
 // run evaluates the batch in x, y and w under params. It returns the weighted sum of the rows'
 // losses and adds its gradient to into, which has the form of params.
 func (g *graph[T]) run(into [][]float64) (float64, error) {

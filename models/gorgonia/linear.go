@@ -15,7 +15,7 @@ const (
 
 // FitLinear fits weights and a bias to len(y) rows of x, row-major, which must be finite and should
 // be standardised. w holds a weight a row; nil means 1 for all. Nothing is retained. All arithmetic
-// is float64. Fitting ends when no component of the mean loss's gradient exceeds 1e-7.
+// is float64. Fitting ends when no component of the mean loss's gradient exceeds 1e-6.
 func FitLinear(ctx context.Context, c LinearConfig, x, y, w []float32) (weights []float64, bias float64, err error) {
 	if err := c.Validate(); err != nil {
 		return nil, 0, fmt.Errorf("fitting linear model: %w", err)
@@ -34,7 +34,7 @@ func FitLinear(ctx context.Context, c LinearConfig, x, y, w []float32) (weights 
 		iterations = 100
 	}
 	params := make([]float64, s.width+1)
-	err = lbfgs(params, func(p, grad []float64) (float64, error) { return o.evaluate(ctx, p, grad) }, 1e-7, iterations)
+	err = lbfgs(params, func(p, grad []float64) (float64, error) { return o.evaluate(ctx, p, grad) }, 1e-6, iterations)
 	if err != nil {
 		return nil, 0, fmt.Errorf("fitting linear model: %w", err)
 	}
@@ -43,8 +43,11 @@ func FitLinear(ctx context.Context, c LinearConfig, x, y, w []float32) (weights 
 
 // objective is the penalised mean loss over all rows.
 type objective struct {
-	config  LinearConfig
-	sample  sample
+	config LinearConfig
+	sample sample
+	// x are the inputs, transposed chunk by chunk: they are read in every evaluation.
+	x       []float32
+	rows    int               // of a chunk
 	graphs  []*graph[float64] // one a worker
 	stripes []stripe
 }
@@ -56,12 +59,19 @@ type stripe struct {
 }
 
 func newObjective(c LinearConfig, s sample) (*objective, error) {
-	o := &objective{config: c, sample: s, stripes: make([]stripe, stripes)}
+	o := &objective{config: c, sample: s, rows: min(chunk, s.rows), stripes: make([]stripe, stripes)}
+	o.x = make([]float32, (s.rows+o.rows-1)/o.rows*o.rows*s.width)
+	for i := range s.rows {
+		to := o.x[i/o.rows*o.rows*s.width+i%o.rows:]
+		for j, v := range s.x[i*s.width : (i+1)*s.width] {
+			to[j*o.rows] = v
+		}
+	}
 	for i := range o.stripes {
 		o.stripes[i].grads = [][]float64{make([]float64, s.width), make([]float64, 1)}
 	}
-	for range min(workers(c.Workers), stripes, (s.rows+chunk-1)/chunk) {
-		g, err := newGraph[float64]([]int{s.width, 1}, min(chunk, s.rows), c.Loss)
+	for range min(workers(c.Workers), stripes, (s.rows+o.rows-1)/o.rows) {
+		g, err := newGraph[float64]([]int{s.width, 1}, o.rows, c.Loss)
 		if err != nil {
 			o.close()
 			return nil, err
@@ -85,7 +95,7 @@ func (o *objective) evaluate(ctx context.Context, params, grad []float64) (float
 			copy(g.params[0], params)
 			copy(g.params[1], params[o.sample.width:])
 			for s := i; s < stripes; s += len(o.graphs) {
-				o.stripes[s].evaluate(ctx, g, o.sample, s)
+				o.stripes[s].evaluate(ctx, g, o, s)
 			}
 		})
 	}
@@ -109,18 +119,22 @@ func (o *objective) evaluate(ctx context.Context, params, grad []float64) (float
 }
 
 // evaluate sums the chunks of stripe number n on a graph that holds the parameters.
-func (s *stripe) evaluate(ctx context.Context, g *graph[float64], d sample, n int) {
+func (s *stripe) evaluate(ctx context.Context, g *graph[float64], o *objective, n int) {
 	s.loss, s.err = 0, nil
 	clearAll(s.grads)
-	for from := n * chunk; from < d.rows; from += stripes * chunk {
+	for from := n * o.rows; from < o.sample.rows; from += stripes * o.rows {
 		if s.err = ctx.Err(); s.err != nil {
 			return
 		}
-		rows := min(chunk, d.rows-from)
-		for i := range rows {
-			g.set(i, d.x[(from+i)*d.width:(from+i+1)*d.width], d.y[from+i], d.w[from+i])
+		for i, v := range o.x[from*o.sample.width:][:len(g.x)] {
+			g.x[i] = float64(v)
 		}
-		g.pad(rows)
+		to := min(from+o.rows, o.sample.rows)
+		for i, v := range o.sample.y[from:to] {
+			g.y[i] = float64(v)
+		}
+		copy(g.w, o.sample.w[from:to])
+		clear(g.w[to-from:])
 		loss, err := g.run(s.grads)
 		if err != nil {
 			s.err = fmt.Errorf("%w: %w", ErrDiverged, err)

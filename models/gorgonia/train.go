@@ -161,9 +161,13 @@ func (t *trainer) evaluate(i int, rows []int) {
 	l := t.lanes[i]
 	g, width := l.graph, t.sample.width
 	for k, row := range rows {
-		g.set(k, t.sample.x[row*width:(row+1)*width], t.sample.y[row], t.sample.w[row]*t.scale)
+		for j, v := range t.sample.x[row*width : (row+1)*width] {
+			g.x[j*g.rows+k] = v
+		}
+		g.y[k] = t.sample.y[row]
+		g.w[k] = float32(t.sample.w[row] * t.scale)
 	}
-	g.pad(len(rows))
+	clear(g.w[len(rows):]) // padding keeps the inputs of an earlier batch
 	for j, p := range t.params {
 		for k, v := range p {
 			g.params[j][k] = float32(v)

@@ -25,14 +25,14 @@ func (l *layer) forward(dst, x []float32, rows, xstride int, relu bool) {
 	whole := (rows + group - 1) / group * group
 	// The kernels check nothing; these slices do.
 	dst, x = dst[:whole*len(l.b)], x[:(whole-1)*xstride+l.in]
-	_ = l.w[:len(l.b)*l.in]
+	_ = l.w[:len(l.b)/half*l.in]
 	for j := 0; j < len(l.b); {
 		wide := len(l.b)-j >= 2*tile
 		for r := 0; r < whole; r += group {
 			if wide {
-				forward4x16(&dst[r*len(l.b)+j], &x[r*xstride], &l.w[j*l.in], &l.b[j], l.in, xstride, len(l.b), relu)
+				forward4x16(&dst[r*len(l.b)+j], &x[r*xstride], &l.w[j/half*l.in][0], &l.b[j], l.in, xstride, len(l.b), relu)
 			} else {
-				forward4x8(&dst[r*len(l.b)+j], &x[r*xstride], &l.w[j*l.in], &l.b[j], l.in, xstride, len(l.b), relu)
+				forward4x8(&dst[r*len(l.b)+j], &x[r*xstride], &l.w[j/half*l.in][0], &l.b[j], l.in, xstride, len(l.b), relu)
 			}
 		}
 		if wide {

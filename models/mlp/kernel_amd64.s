@@ -64,16 +64,23 @@ loop16:
 	MOVBLZX relu+56(FP), AX
 	TESTL AX, AX
 	JZ   store16
-	VXORPS Y8, Y8, Y8
-	// The second source is 0 and wins unless the sum is greater, so NaN becomes 0 as well.
-	VMAXPS Y8, Y0, Y0
-	VMAXPS Y8, Y1, Y1
-	VMAXPS Y8, Y2, Y2
-	VMAXPS Y8, Y3, Y3
-	VMAXPS Y8, Y4, Y4
-	VMAXPS Y8, Y5, Y5
-	VMAXPS Y8, Y6, Y6
-	VMAXPS Y8, Y7, Y7
+	// Sums without those bits that the sign, spread over the word, covers.
+	VPSRAD $31, Y0, Y8
+	VPANDN Y0, Y8, Y0
+	VPSRAD $31, Y1, Y8
+	VPANDN Y1, Y8, Y1
+	VPSRAD $31, Y2, Y8
+	VPANDN Y2, Y8, Y2
+	VPSRAD $31, Y3, Y8
+	VPANDN Y3, Y8, Y3
+	VPSRAD $31, Y4, Y8
+	VPANDN Y4, Y8, Y4
+	VPSRAD $31, Y5, Y8
+	VPANDN Y5, Y8, Y5
+	VPSRAD $31, Y6, Y8
+	VPANDN Y6, Y8, Y6
+	VPSRAD $31, Y7, Y8
+	VPANDN Y7, Y8, Y7
 
 store16:
 	VMOVUPS Y0, (DI)
@@ -134,11 +141,14 @@ loop8:
 	MOVBLZX relu+56(FP), AX
 	TESTL AX, AX
 	JZ   store8
-	VXORPS Y8, Y8, Y8
-	VMAXPS Y8, Y0, Y0
-	VMAXPS Y8, Y2, Y2
-	VMAXPS Y8, Y4, Y4
-	VMAXPS Y8, Y6, Y6
+	VPSRAD $31, Y0, Y8
+	VPANDN Y0, Y8, Y0
+	VPSRAD $31, Y2, Y8
+	VPANDN Y2, Y8, Y2
+	VPSRAD $31, Y4, Y8
+	VPANDN Y4, Y8, Y4
+	VPSRAD $31, Y6, Y8
+	VPANDN Y6, Y8, Y6
 
 store8:
 	VMOVUPS Y0, (DI)

@@ -140,7 +140,9 @@ func TestOverflowAgrees(t *testing.T) {
 	m := network(t, 5, squared, 6, 20, 9, 1)
 	for l := range m.layers {
 		for i := range m.layers[l].w {
-			m.layers[l].w[i] *= 1e30
+			for j := range m.layers[l].w[i] {
+				m.layers[l].w[i][j] *= 1e30
+			}
 		}
 	}
 	x := inputs(6, 20*6)
