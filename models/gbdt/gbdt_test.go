@@ -13,34 +13,10 @@ import (
 
 	"github.com/millrace-ml/millrace/models"
 	"github.com/millrace-ml/millrace/models/internal/tree"
+	"github.com/millrace-ml/millrace/models/internal/tree/treetest"
 )
 
 var nan = float32(math.NaN())
-
-// synthetic is a data set with rare positives, missing values, few-valued columns and a constant.
-func synthetic(rows int, seed uint64) models.Dataset {
-	r := rand.New(rand.NewPCG(seed, 0))
-	d := models.Dataset{Features: []models.Feature{
-		{Name: "real", Type: models.Number}, {Name: "few", Type: models.Number},
-		{Name: "colour", Type: models.Category, Categories: []string{"red", "green", "blue"}},
-		{Name: "holes", Type: models.Number}, {Name: "constant", Type: models.Number},
-	}}
-	for range rows {
-		real, few, colour, holes := float32(r.NormFloat64()), float32(r.IntN(4)), float32(r.IntN(4)), float32(r.ExpFloat64())
-		z := float64(2*real) - 3 + float64(few)*float64(colour)/3
-		if r.IntN(5) == 0 {
-			z += 2
-			holes = nan
-		}
-		y := float32(0)
-		if r.Float64() < sigmoid(z) {
-			y = 1
-		}
-		d.X = append(d.X, real, few, colour, holes, 7)
-		d.Y = append(d.Y, y)
-	}
-	return d
-}
 
 func fit(t testing.TB, d models.Dataset, workers int, given map[string]any) *Model {
 	t.Helper()
@@ -53,22 +29,12 @@ func fit(t testing.TB, d models.Dataset, workers int, given map[string]any) *Mod
 
 func score(t testing.TB, m *Model, x []float32, rows int) []float32 {
 	t.Helper()
-	out := make([]float32, rows)
-	if err := m.Score(context.Background(), x, rows, out); err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return treetest.Score(t, m, x, rows)
 }
 
 func sameScores(t testing.TB, a, b *Model, x []float32) {
 	t.Helper()
-	rows := len(x) / len(a.Inputs())
-	p, q := score(t, a, x, rows), score(t, b, x, rows)
-	for i := range p {
-		if math.Float32bits(p[i]) != math.Float32bits(q[i]) {
-			t.Fatalf("row %d: %v and %v", i, p[i], q[i])
-		}
-	}
+	treetest.SameScores(t, a, b, x)
 }
 
 func loss(d models.Dataset, p []float32) float64 {
@@ -204,7 +170,7 @@ func TestAgainstExactGreedy(t *testing.T) {
 
 func TestLearns(t *testing.T) {
 	t.Parallel()
-	train, test := synthetic(4000, 1), synthetic(2000, 2)
+	train, test := treetest.Synthetic(4000, 1), treetest.Synthetic(2000, 2)
 	m := fit(t, train, 0, map[string]any{"trees": 40, "depth": 3, "rate": 0.2})
 	got := loss(test, score(t, m, test.X, test.Rows()))
 	// The entropy of the true odds is 0.395 on these rows; their base rate alone gives 0.57.
@@ -218,7 +184,7 @@ func TestLearns(t *testing.T) {
 
 func TestSquaredLoss(t *testing.T) {
 	t.Parallel()
-	d := synthetic(3000, 3)
+	d := treetest.Synthetic(3000, 3)
 	for i := range d.Y {
 		x := d.Row(i)
 		d.Y[i] = 1000 + 50*x[0] - 7*x[1]
@@ -235,7 +201,7 @@ func TestSquaredLoss(t *testing.T) {
 
 func TestWorkersAndSeed(t *testing.T) {
 	t.Parallel()
-	d := synthetic(20_000, 4) // more than one block of rows
+	d := treetest.Synthetic(20_000, 4) // more than one block of rows
 	given := map[string]any{"trees": 8, "subsample": 0.5, "colsample": 0.6}
 	bytesOf := func(workers int, seed uint64) []byte {
 		m, err := Train(context.Background(), models.Training{Train: d, Params: complete(t, given), Seed: seed, Workers: workers})
@@ -262,7 +228,7 @@ func TestWorkersAndSeed(t *testing.T) {
 // TestShuffledRows: whole-number sums make the model independent of the order of rows.
 func TestShuffledRows(t *testing.T) {
 	t.Parallel()
-	d := synthetic(3000, 6)
+	d := treetest.Synthetic(3000, 6)
 	a := fit(t, d, 2, map[string]any{"trees": 10})
 	width := len(d.Features)
 	rand.New(rand.NewPCG(1, 2)).Shuffle(d.Rows(), func(i, j int) {
@@ -276,28 +242,14 @@ func TestShuffledRows(t *testing.T) {
 
 func TestScoreAtAnyPlace(t *testing.T) {
 	t.Parallel()
-	d := synthetic(200, 7)
-	m := fit(t, d, 1, map[string]any{"trees": 11})
-	width := len(d.Features)
-	want := make([]float32, d.Rows())
-	for i := range want {
-		want[i] = score(t, m, d.Row(i), 1)[0]
-	}
-	for rows := 1; rows <= 67; rows++ {
-		for _, at := range []int{0, 1, 60} {
-			for i, got := range score(t, m, d.X[at*width:(at+rows)*width], rows) {
-				if math.Float32bits(got) != math.Float32bits(want[at+i]) {
-					t.Fatalf("row %d in a batch of %d: %v, alone %v", at+i, rows, got, want[at+i])
-				}
-			}
-		}
-	}
+	d := treetest.Synthetic(200, 7)
+	treetest.SameAtAnyPlace(t, fit(t, d, 1, map[string]any{"trees": 11}), d)
 }
 
 // TestSumsMatchTrees walks the stored nodes by hand.
 func TestSumsMatchTrees(t *testing.T) {
 	t.Parallel()
-	d := synthetic(300, 8)
+	d := treetest.Synthetic(300, 8)
 	for i := 0; i < len(d.X); i += 17 {
 		d.X[i] = []float32{nan, float32(math.Inf(1)), float32(math.Inf(-1))}[i%3]
 	}
@@ -345,7 +297,7 @@ func TestMissingDirection(t *testing.T) {
 // TestClassWeight: weighting positives by 3 is the same as having each of them three times.
 func TestClassWeight(t *testing.T) {
 	t.Parallel()
-	d := synthetic(1500, 9)
+	d := treetest.Synthetic(1500, 9)
 	three := models.Dataset{Features: d.Features}
 	for i, y := range d.Y {
 		for range int(1 + 2*y) {
@@ -371,7 +323,7 @@ func TestClassWeight(t *testing.T) {
 
 func TestEarlyStopping(t *testing.T) {
 	t.Parallel()
-	train, valid := synthetic(600, 10), synthetic(600, 11)
+	train, valid := treetest.Synthetic(600, 10), treetest.Synthetic(600, 11)
 	given := map[string]any{"trees": 200, "early_stopping": 10, "depth": 6, "min_child_weight": 0.0, "lambda": 0.1}
 	train1 := models.Training{Train: train, Valid: valid, Params: complete(t, given)}
 	m, err := Train(t.Context(), train1)
@@ -396,7 +348,7 @@ func TestEarlyStopping(t *testing.T) {
 
 func TestTrainRefuses(t *testing.T) {
 	t.Parallel()
-	good := synthetic(20, 12)
+	good := treetest.Synthetic(20, 12)
 	for name, change := range map[string]func(*models.Training){
 		"no rows":       func(t *models.Training) { t.Train.X, t.Train.Y = nil, nil },
 		"short matrix":  func(t *models.Training) { t.Train.X = t.Train.X[1:] },
@@ -422,7 +374,7 @@ func TestTrainRefuses(t *testing.T) {
 // TestOneClass and rows without any feature must train to a constant, not to a fault.
 func TestDegenerateData(t *testing.T) {
 	t.Parallel()
-	d := synthetic(50, 13)
+	d := treetest.Synthetic(50, 13)
 	clear(d.Y)
 	if p := score(t, fit(t, d, 1, nil), d.X, 50); p[0] > 0.05 {
 		t.Errorf("score %v where training saw no positive", p[0])
@@ -448,7 +400,7 @@ func TestDegenerateData(t *testing.T) {
 
 func TestSaveAndLoad(t *testing.T) {
 	t.Parallel()
-	d := synthetic(500, 14)
+	d := treetest.Synthetic(500, 14)
 	m := fit(t, d, 1, map[string]any{"trees": 12})
 	files, err := m.Files()
 	if err != nil {
@@ -482,7 +434,7 @@ func TestExp(t *testing.T) {
 }
 
 func TestScoreAllocatesNothing(t *testing.T) {
-	d := synthetic(128, 15)
+	d := treetest.Synthetic(128, 15)
 	m := fit(t, d, 1, map[string]any{"trees": 3})
 	out := make([]float32, 128)
 	if n := testing.AllocsPerRun(200, func() {
@@ -498,7 +450,7 @@ func TestScoreAllocatesNothing(t *testing.T) {
 }
 
 func FuzzLoad(f *testing.F) {
-	d := synthetic(60, 16)
+	d := treetest.Synthetic(60, 16)
 	m := fit(f, d, 1, map[string]any{"trees": 2, "depth": 2})
 	files, err := m.Files()
 	if err != nil {
