@@ -1,0 +1,557 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace-ml/millrace/models"
+	"github.com/millrace-ml/millrace/transforms/decode"
+	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/expr"
+	"github.com/millrace-ml/millrace/transforms/feature"
+)
+
+// check finds what is wrong between keys. What decoding has already faulted is left out, so that one
+// mistake gives one message.
+func (d *decoder) check(u *UseCase) {
+	d.checkEvent(u)
+	s := d.schemaOf(u)
+	if s == nil {
+		return
+	}
+	d.checkLabel(u, s)
+	s = d.checkFeatures(u, s)
+	if s == nil {
+		return
+	}
+	d.checkModels(u, s)
+	d.checkSinks(u, s)
+	d.checkTraining(u, s)
+}
+
+// names lists the columns of a schema.
+func columns(s *event.Schema) []string {
+	var names []string
+	for _, f := range s.Fields {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
+func (d *decoder) checkEvent(u *UseCase) {
+	e := &u.Event
+	var names []string
+	find := func(name string) *decode.Field {
+		for i := range e.Fields {
+			if e.Fields[i].Name == name {
+				return &e.Fields[i]
+			}
+		}
+		return nil
+	}
+	for _, f := range e.Fields {
+		names = append(names, f.Name)
+	}
+	for i, id := range e.ID {
+		p := "event.id"
+		if d.has("event.id[0]") {
+			p = fmt.Sprintf("event.id[%d]", i)
+		}
+		f := find(id)
+		switch {
+		case id == "" || len(names) == 0 || d.bad(p) || d.bad("event.fields."+id):
+		case f == nil:
+			d.faultAt(p, "no field %s%s", id, hint(id, names))
+		case f.Kind != event.ID && len(e.ID) == 1:
+			d.faultAt(p, "field %s is of type %v, wants id", id, f.Kind)
+		case f.Optional:
+			d.faultAt(p, "field %s is optional; an event without an id cannot be kept apart", id)
+		case slices.Contains(e.ID[:i], id):
+			d.faultAt(p, "%s stands twice", id)
+		}
+	}
+	if t := find(e.Time); e.Time != "" && len(names) > 0 && !d.bad("event.time") && !d.bad("event.fields."+e.Time) {
+		switch {
+		case t == nil:
+			d.faultAt("event.time", "no field %s%s", e.Time, hint(e.Time, names))
+		case t.Kind != event.Timestamp:
+			d.faultAt("event.time", "field %s is of type %v, wants timestamp", e.Time, t.Kind)
+		case t.Optional:
+			d.faultAt("event.time", "field %s is optional; an event without a time has no place", e.Time)
+		}
+	}
+	for _, f := range e.Fields {
+		d.checkField(f, "event.fields."+f.Name)
+	}
+	if find("id") != nil && len(e.ID) > 1 {
+		d.faultAt("event.fields.id", "is the name of the compound id; choose another, with path: id")
+	}
+}
+
+// checkField reports keys that mean nothing for the field's type.
+func (d *decoder) checkField(f decode.Field, path string) {
+	if f.Kind == 0 || d.bad(path) {
+		return
+	}
+	fit := map[string][]event.Kind{
+		"scale":   {event.Decimal, event.List},
+		"of":      {event.List},
+		"min":     {event.Int, event.Decimal, event.Float},
+		"max":     {event.Int, event.Decimal, event.Float},
+		"enum":    {event.Category, event.String, event.ID, event.Int},
+		"pattern": {event.Category, event.String, event.ID},
+		"format":  {event.Timestamp},
+		"zone":    {event.Timestamp},
+	}
+	for _, name := range []string{"scale", "of", "min", "max", "enum", "pattern", "format", "zone"} {
+		if d.has(path+"."+name) && !slices.Contains(fit[name], f.Kind) {
+			d.faultAt(path+"."+name, "means nothing for a %v", f.Kind)
+		}
+	}
+	if f.Kind == event.List && f.Elem == 0 {
+		d.faultAt(path, "a list needs the type of its elements: {type: list, of: category}")
+	}
+	if f.Min != nil && f.Max != nil && *f.Min > *f.Max {
+		d.faultAt(path+".min", "%v is above max, %v", *f.Min, *f.Max)
+	}
+}
+
+// schemaOf is the schema that expressions are checked against; faulty fields are in it as floats. It is
+// nil where there is nothing to check against.
+func (d *decoder) schemaOf(u *UseCase) *event.Schema {
+	if len(u.Event.Fields) == 0 {
+		return nil
+	}
+	if !d.bad("event") {
+		s, err := u.Schema()
+		if err == nil {
+			err = u.decodeParams().Validate()
+		}
+		if err == nil {
+			return s
+		}
+		d.faultsAt("event", err)
+	}
+	var fields []event.Field
+	for _, f := range u.Event.Fields {
+		x := event.Field{Name: f.Name, Kind: f.Kind, Scale: f.Scale, Elem: f.Elem}
+		if x.Kind == 0 || (x.Kind == event.List) != (x.Elem != 0) || x.Scale > 18 {
+			x = event.Field{Name: f.Name, Kind: event.Float}
+		}
+		fields = append(fields, x)
+	}
+	s, err := event.NewSchema(fields, "", "")
+	if err != nil {
+		return nil
+	}
+	return s
+}
+
+func (d *decoder) checkLabel(u *UseCase, s *event.Schema) {
+	l := u.Label
+	if l == nil || l.Field == "" || d.bad("label.expr") {
+		return
+	}
+	i := s.Index(l.Field)
+	if i < 0 {
+		d.faultAt("label.expr", "no field %s%s", l.Field, hint(l.Field, columns(s)))
+		return
+	}
+	switch s.Fields[i].Kind {
+	case event.Bool, event.Int, event.Decimal, event.Float, event.Category:
+	default:
+		d.faultAt("label.expr", "field %s is of type %v; a label is a bool, a number or a category", l.Field, s.Fields[i].Kind)
+	}
+}
+
+// compile type-checks an expression at a path. want is 0 for any kind.
+func (d *decoder) compile(src, path string, s *event.Schema, want event.Kind) *expr.Program {
+	if src == "" || d.bad(path) {
+		return nil
+	}
+	p, err := expr.Compile(src, s)
+	if err != nil {
+		d.faultAt(path, "%v", err)
+		return nil
+	}
+	if want != 0 && p.Kind() != want {
+		d.faultAt(path, "%q gives a %v, wants a %v", src, p.Kind(), want)
+		return nil
+	}
+	return p
+}
+
+// checkFeatures walks the entries in order and returns the schema with all features.
+func (d *decoder) checkFeatures(u *UseCase, s *event.Schema) *event.Schema {
+	for i, e := range u.Entries {
+		path := fmt.Sprintf("features[%d]", i)
+		before := len(d.faults)
+		if !d.bad(path) {
+			d.checkEntry(u, e, path, s)
+		}
+		var more []event.Field
+		if len(d.faults) == before && !d.bad(path) && !d.bad("event") {
+			out, err := u.featureParams(s.Fields, []feature.Feature{e}).Output()
+			if err == nil {
+				more = out.Fields[len(s.Fields):]
+			} else {
+				d.faultsAt(path, err)
+			}
+		}
+		if more == nil {
+			more = assumed(e, s)
+		}
+		next, err := s.With(more...)
+		if err != nil {
+			d.faultAt(path, "%v", err)
+			return nil
+		}
+		s = next
+	}
+	return s
+}
+
+// column is the feature that an aggregate gives over a window.
+func column(a feature.Aggregate, w feature.Window) string {
+	p := feature.Params{Features: []feature.Feature{{Entity: "e", Windows: []feature.Window{w}, Aggregates: []feature.Aggregate{a}}}}
+	return p.Names()[0]
+}
+
+// assumed is what a faulty entry would have given.
+func assumed(e feature.Feature, s *event.Schema) []event.Field {
+	var out []event.Field
+	have := map[string]bool{}
+	add := func(name string) {
+		if name != "" && s.Index(name) < 0 && !have[name] {
+			have[name] = true
+			out = append(out, event.Field{Name: name, Kind: event.Float})
+		}
+	}
+	add(e.Name)
+	for _, a := range e.Aggregates {
+		for _, w := range e.Windows {
+			add(column(a, w))
+		}
+	}
+	return out
+}
+
+func (d *decoder) checkEntry(u *UseCase, e feature.Feature, path string, s *event.Schema) {
+	derived, aggregated := d.has(path+".name") || d.has(path+".expr"), d.has(path+".entity")
+	taken := func(name, at string) {
+		if s.Index(name) >= 0 {
+			d.faultAt(at, "the name %s is taken by a field or feature above", name)
+		}
+	}
+	if derived == aggregated {
+		d.faultAt(path, "wants either name and expr, or entity, windows and aggregates")
+		return
+	}
+	if derived {
+		for _, k := range []string{"windows", "session", "delay", "resolution", "current", "aggregates"} {
+			if d.has(path + "." + k) {
+				d.faultAt(path+"."+k, "means nothing without entity")
+			}
+		}
+		for _, k := range []string{"name", "expr"} {
+			if !d.has(path + "." + k) {
+				d.faultAt(path+"."+k, "is missing")
+			}
+		}
+		taken(e.Name, path+".name")
+		p := d.compile(e.Expr, path+".expr", s, 0)
+		if p != nil && u.Label != nil && u.Label.Field != "" && slices.Contains(p.Fields(), u.Label.Field) {
+			d.faultAt(path+".expr", "uses the label %s, which is not known when the event is scored", u.Label.Field)
+		}
+		return
+	}
+	if i := s.Index(e.Entity); i < 0 {
+		d.faultAt(path+".entity", "no field %s%s", e.Entity, hint(e.Entity, columns(s)))
+	} else if k := s.Fields[i].Kind; k != event.ID && k != event.Category && k != event.String && !d.bad("event.fields."+e.Entity) {
+		d.faultAt(path+".entity", "field %s is of type %v, wants id, category or string", e.Entity, k)
+	}
+	if len(e.Windows) == 0 {
+		d.faultAt(path+".windows", "is missing")
+	}
+	if len(e.Aggregates) == 0 {
+		d.faultAt(path+".aggregates", "is missing")
+	}
+	d.checkWindows(e, path)
+	for _, a := range e.Aggregates {
+		at := path + ".aggregates." + a.Name
+		of := at
+		if d.has(at + ".of") {
+			of = at + ".of"
+		}
+		for _, w := range e.Windows {
+			taken(column(a, w), at)
+		}
+		uses := map[string]bool{}
+		for _, p := range []*expr.Program{d.compile(a.Arg, of, s, 0), d.compile(a.Where, at+".where", s, event.Bool)} {
+			if p == nil {
+				continue
+			}
+			for _, f := range p.Fields() {
+				uses[f] = true
+			}
+		}
+		if l := u.Label; l != nil && uses[l.Field] && e.Delay < l.Delay {
+			d.warn(u, of, "counts the label %s with a delay of %s, and it is known after %s: events whose label is not yet known are left out; give the entry delay: %s",
+				l.Field, FormatDuration(e.Delay), FormatDuration(l.Delay), FormatDuration(l.Delay))
+		}
+	}
+}
+
+func (d *decoder) warn(u *UseCase, path, format string, args ...any) {
+	kept := d.faults
+	d.faults = nil
+	d.faultAt(path, format, args...)
+	u.Warnings = append(u.Warnings, d.faults...)
+	d.faults = kept
+}
+
+func (d *decoder) checkWindows(e feature.Feature, path string) {
+	seen := map[string]bool{}
+	for j, w := range e.Windows {
+		at := fmt.Sprintf("%s.windows[%d]", path, j)
+		if w.Session > 0 {
+			at = path + ".session"
+		}
+		if seen[w.String()] {
+			d.faultAt(at, "%s stands twice", w)
+		}
+		seen[w.String()] = true
+		if r := e.Resolution; r > 0 && w.Duration%r != 0 {
+			d.faultAt(at, "%s is not a multiple of the resolution, %s", FormatDuration(w.Duration), FormatDuration(r))
+		}
+		if e.Resolution > 0 && w.Last > 0 {
+			d.faultAt(at, "%s counts events, which panes do not keep; leave out resolution", w)
+		}
+	}
+	if r := e.Resolution; r > 0 && e.Delay%r != 0 {
+		d.faultAt(path+".delay", "%s is not a multiple of the resolution, %s", FormatDuration(e.Delay), FormatDuration(r))
+	}
+}
+
+// with adds columns that only exist after scoring. A field of the same name hides them, and is a fault.
+func (d *decoder) with(s *event.Schema, path string, more ...event.Field) *event.Schema {
+	for _, f := range more {
+		if s.Index(f.Name) >= 0 {
+			d.faultAt(path, "a field or feature has the name %s, which is that of the model's output", f.Name)
+			return nil
+		}
+	}
+	out, err := s.With(more...)
+	if err != nil {
+		return nil
+	}
+	return out
+}
+
+func (d *decoder) checkModels(u *UseCase, s *event.Schema) {
+	if len(u.Models) == 0 {
+		return
+	}
+	scored := d.with(s, "models", event.Field{Name: "score", Kind: event.Float}, event.Field{Name: "threshold", Kind: event.Float})
+	seen := map[string]bool{}
+	for i, m := range u.Models {
+		path := fmt.Sprintf("models[%d]", i)
+		if seen[m.Name] && m.Name != "" {
+			d.faultAt(path+".name", "%s stands twice", m.Name)
+		}
+		seen[m.Name] = true
+		for j, x := range m.Decide {
+			at := fmt.Sprintf("%s.decide[%d]", path, j)
+			last := j == len(m.Decide)-1
+			switch {
+			case x.When == "" && !last && !d.bad(at):
+				d.faultAt(at, "always holds, so that nothing below it can; add when, or put it last")
+			case x.When != "" && last:
+				d.faultAt(at, "must always hold, being the last; leave out when, or add {name: pass}")
+			}
+			if scored != nil {
+				d.compile(x.When, at+".when", scored, event.Bool)
+			}
+		}
+	}
+}
+
+func (d *decoder) checkSinks(u *UseCase, s *event.Schema) {
+	scored := d.with(s, "sinks", event.Field{Name: "score", Kind: event.Float}, event.Field{Name: "decision", Kind: event.Category})
+	kept := u.Sinks[:0:0]
+	for _, x := range u.Sinks {
+		path := "sinks." + x.Name
+		if x.Name == "dead_letters" {
+			u.DeadLetters = x.URL
+			for _, k := range []string{"when", "format"} {
+				if d.has(path + "." + k) {
+					d.faultAt(path+"."+k, "means nothing for dead letters, which are JSON lines of every event that failed")
+				}
+			}
+			continue
+		}
+		kept = append(kept, x)
+		if scored != nil {
+			d.compile(x.When, path+".when", scored, event.Bool)
+		}
+	}
+	u.Sinks = kept
+}
+
+func (d *decoder) checkTraining(u *UseCase, s *event.Schema) {
+	t := u.Training
+	if t == nil {
+		return
+	}
+	if u.Label == nil {
+		d.faultAt("training", "there is no label to learn; add the label section")
+	} else if d.has("training.window") && !d.bad("training.window") && t.Window.Gap < u.Label.Delay {
+		d.faultAt("training.window.gap", "%s is shorter than label.delay, %s: the test would begin before the training labels are known",
+			FormatDuration(t.Window.Gap), FormatDuration(u.Label.Delay))
+	}
+	if len(u.Models) == 0 {
+		d.faultAt("training", "there is no model to train; add the models section")
+	}
+	d.checkFolds(t)
+	entity := func(name, path string) {
+		if name != "" && !d.bad(path) && s.Index(name) < 0 {
+			d.faultAt(path, "no field %s%s", name, hint(name, columns(s)))
+		}
+	}
+	if t.Exclude != nil {
+		entity(t.Exclude.Entity, "training.exclude.entity")
+	}
+	var metrics []string
+	for i, m := range t.Metrics {
+		path := fmt.Sprintf("training.metrics[%d]", i)
+		entity(m.Entity, path+".card_precision.entity")
+		if slices.Contains(metrics, m.String()) && m.Name != "" {
+			d.faultAt(path, "%s stands twice", m)
+		}
+		metrics = append(metrics, m.String())
+	}
+	if _, ok := t.MetricOf(t.Gate.Metric); !ok && !d.bad("training.metrics") && !d.bad("training.gate.metric") {
+		d.faultAt("training.gate.metric", "%s is not among the metrics%s", t.Gate.Metric, hint(t.Gate.Metric, metrics))
+	}
+	if d.has("training.threshold") && !d.bad("training.threshold") {
+		if (t.Threshold.Alerts > 0) != (t.Threshold.Per > 0) {
+			d.faultAt("training.threshold", "alerts and per go together")
+		}
+		if d.has("training.threshold.alerts") && d.has("training.threshold.f_beta") {
+			d.faultAt("training.threshold", "wants either f_beta or alerts")
+		}
+	}
+	d.checkCandidates(u, s)
+}
+
+func (d *decoder) checkFolds(t *Training) {
+	if d.bad("training.window") || d.bad("training.select") || d.bad("training.report") ||
+		!d.has("training.window") || !d.has("training.select") || !d.has("training.report") {
+		return
+	}
+	if t.Select.From.IsZero() != t.Report.From.IsZero() {
+		d.faultAt("training.report", "select and report both say from, or neither does")
+		return
+	}
+	if t.Select.From.IsZero() {
+		return
+	}
+	lastTest := t.Select.From.Add(time.Duration(t.Select.Count-1)*t.Window.Step + t.Window.Train + t.Window.Gap + t.Window.Test)
+	firstTest := t.Report.From.Add(t.Window.Train + t.Window.Gap)
+	if firstTest.Before(lastTest) {
+		d.faultAt("training.report.from", "the first reported test begins on %s, before the last test of select ends on %s: candidates would be chosen on what is reported",
+			firstTest.Format(time.DateOnly), lastTest.Format(time.DateOnly))
+	}
+}
+
+func (d *decoder) checkCandidates(u *UseCase, s *event.Schema) {
+	t := u.Training
+	groups, kinds := map[string]string{}, []string{}
+	for _, k := range models.Kinds() {
+		kinds = append(kinds, k.Name)
+	}
+	for i, c := range t.Candidates {
+		path := fmt.Sprintf("training.candidates[%d]", i)
+		if _, ok := groups[c.Name]; ok && c.Name != "" {
+			d.faultAt(path+".name", "%s stands twice", c.Name)
+		}
+		groups[c.Name] = c.Kind
+		d.checkParams(c, path, kinds)
+		for j, f := range c.Features {
+			at := fmt.Sprintf("%s.features[%d]", path, j)
+			if f == "" || d.bad(at) {
+				continue
+			}
+			if k := s.Index(f); k < 0 || k < len(u.Event.Fields) {
+				d.faultAt(at, "no feature %s%s", f, suggestion(f, columns(s)[len(u.Event.Fields):]))
+			} else if slices.Contains(c.Features[:j], f) {
+				d.faultAt(at, "%s stands twice", f)
+			}
+		}
+	}
+	for i, c := range t.Candidates {
+		path := fmt.Sprintf("training.candidates[%d]", i)
+		if (c.Kind == "ensemble") != (len(c.Of) > 0) && !d.bad(path+".of") && !d.bad(path+".kind") && c.Kind != "" {
+			d.faultAt(path, "an ensemble, and nothing else, says of which members")
+		}
+		for j, m := range c.Of {
+			at := fmt.Sprintf("%s.of[%d]", path, j)
+			kind, ok := groups[m]
+			switch {
+			case m == "" || d.bad(at):
+			case !ok:
+				known := map[string]bool{}
+				for n := range groups {
+					known[n] = n != c.Name
+				}
+				delete(known, c.Name)
+				d.faultAt(at, "no candidate %s%s", m, hint(m, sorted(known)))
+			case kind == "ensemble":
+				d.faultAt(at, "%s is an ensemble itself", m)
+			}
+		}
+	}
+}
+
+// checkParams asks the kind, if the binary links any, each parameter on its own.
+func (d *decoder) checkParams(c CandidateEntry, path string, kinds []string) {
+	for _, a := range c.Grid {
+		if slices.ContainsFunc(c.Params, func(p Param) bool { return p.Name == a.Name }) {
+			d.faultAt(path+".grid."+a.Name, "stands in params too")
+		}
+	}
+	if len(kinds) == 0 || c.Kind == "" || d.bad(path+".kind") {
+		return
+	}
+	k, err := models.Lookup(c.Kind)
+	if err != nil {
+		d.faultAt(path+".kind", "this binary links no kind %s%s", c.Kind, hint(c.Kind, kinds))
+		return
+	}
+	ask := func(at, name string, v any) {
+		if d.bad(at) {
+			return
+		}
+		if _, err := k.Complete(map[string]any{name: v}); err != nil {
+			var known []string
+			for _, p := range k.Params {
+				known = append(known, p.Name)
+			}
+			message := strings.TrimPrefix(err.Error(), name+": ")
+			if !slices.Contains(known, name) {
+				message += hint(name, known)
+			}
+			d.faultAt(at, "%s", message)
+		}
+	}
+	for _, p := range c.Params {
+		ask(path+".params."+p.Name, p.Name, p.Value)
+	}
+	for _, a := range c.Grid {
+		for j, v := range a.Values {
+			ask(fmt.Sprintf("%s.grid.%s[%d]", path, a.Name, j), a.Name, v)
+		}
+	}
+}
