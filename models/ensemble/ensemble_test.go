@@ -87,6 +87,18 @@ func TestStack(t *testing.T) {
 	if s, e := logLoss(treetest.Score(t, m, held.X, 2000), held.Y), logLoss(treetest.Score(t, even, held.X, 2000), held.Y); s > e+1e-7 {
 		t.Errorf("log loss %v on the rows it was fitted to, even weights have %v", s, e)
 	}
+	weights, intercept := m.Weights()
+	x := held.X[:3*len(held.Features)]
+	for i, got := range treetest.Score(t, m, x, 3) {
+		z := intercept
+		for j, member := range ms {
+			p := float64(treetest.Score(t, member.Model, x, 3)[i])
+			z += weights[j] * math.Log(p/(1-p))
+		}
+		if want := 1 / (1 + math.Exp(-z)); math.Abs(float64(got)-want) > 1e-6 || intercept == 0 {
+			t.Errorf("row %d: %v, expected %v with intercept %v", i, got, want, intercept)
+		}
+	}
 	stacked := logLoss(treetest.Score(t, m, test.X, 2000), test.Y)
 	for _, member := range ms {
 		if alone := logLoss(treetest.Score(t, member.Model, test.X, 2000), test.Y); stacked > alone+0.003 {

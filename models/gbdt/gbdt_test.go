@@ -294,6 +294,25 @@ func TestMissingDirection(t *testing.T) {
 	}
 }
 
+// TestMissingUnseen: where training saw no null, nulls follow the heavier side of each split.
+func TestMissingUnseen(t *testing.T) {
+	t.Parallel()
+	for _, heavy := range []float32{0, 1} {
+		d := models.Dataset{Features: []models.Feature{{Name: "a", Type: models.Number}}}
+		for i := range 100 {
+			v := heavy
+			if i%10 == 0 {
+				v = 1 - heavy
+			}
+			d.X, d.Y = append(d.X, v), append(d.Y, v)
+		}
+		m := fit(t, d, 1, map[string]any{"trees": 1})
+		if got := score(t, m, []float32{nan, heavy}, 2); got[0] != got[1] {
+			t.Errorf("score %v for null, %v for the common value", got[0], got[1])
+		}
+	}
+}
+
 // TestClassWeight: weighting positives by 3 is the same as having each of them three times.
 func TestClassWeight(t *testing.T) {
 	t.Parallel()
