@@ -18,7 +18,7 @@ type Network struct {
 const lanes = 2
 
 // smallBatch is the size below which a machine's fixed cost outweighs a second lane.
-const smallBatch = 64
+const smallBatch = 128
 
 // Train fits a network to len(y) rows of x, row-major, which must be finite and should be
 // standardised. w holds a weight a row; nil means 1 for all. Nothing is retained.

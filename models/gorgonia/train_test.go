@@ -103,8 +103,8 @@ func TestNetworkFitsSquares(t *testing.T) {
 }
 
 func TestEveryParameterMovesInOneStep(t *testing.T) {
-	x, y := rings(64)
-	c := Config{Layers: []int{4, 3}, BatchSize: 64, Rate: 0.01, Seed: 5} // no unit of this seed is dead
+	x, y := rings(smallBatch)
+	c := Config{Layers: []int{4, 3}, BatchSize: smallBatch, Rate: 0.01, Seed: 5} // no unit of this seed is dead
 	s, err := newSample(x, y, nil, Binary, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -131,10 +131,69 @@ func TestEveryParameterMovesInOneStep(t *testing.T) {
 	}
 }
 
+// Full batches, one that fills the first lane only, and one that leaves both with padding that earlier
+// batches wrote: a step's gradient is always that of its rows and no others.
+func TestStepsFollowTheBatch(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 6))
+	x, y := rings(4 * smallBatch)
+	w := make([]float32, len(y))
+	total := 0.0
+	for i := range w {
+		w[i] = float32(rng.IntN(4))
+		total += float64(w[i])
+	}
+	const class = 3
+	for i, v := range y {
+		if v == 1 {
+			total += (class - 1) * float64(w[i])
+		}
+	}
+	c := Config{Layers: []int{5, 4}, BatchSize: 2 * smallBatch, Rate: 0.01, L2: 0.5, ClassWeight: class, Seed: 2}
+	s, err := newSample(x, y, w, Binary, class)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := newTrainer(c, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.close()
+	if len(tr.lanes) != lanes {
+		t.Fatalf("%d lanes", len(tr.lanes))
+	}
+	for _, n := range []int{2 * smallBatch, 5, smallBatch + 9, smallBatch} {
+		rows := rng.Perm(len(y))[:n]
+		p := problem{dims: []int{2, 5, 4, 1}, params: like(tr.params)}
+		for i, q := range tr.params {
+			copy(p.params[i], q)
+		}
+		for _, r := range rows {
+			p.x = append(p.x, float64(x[2*r]), float64(x[2*r+1]))
+			p.y = append(p.y, float64(y[r]))
+			p.w = append(p.w, float64(w[r])*(1+(class-1)*float64(y[r]))*float64(len(y))/total)
+		}
+		_, want := reference(p.dims, p.params, p.x, p.y, p.w, Binary)
+		if err := tr.step(rows); err != nil {
+			t.Fatal(err)
+		}
+		for i := range want {
+			for j := range want[i] {
+				g := want[i][j]
+				if i%2 == 0 {
+					g += c.L2 * p.params[i][j]
+				}
+				if g /= float64(n); !near(tr.grads[i][j], g, 1e-5) {
+					t.Errorf("batch of %d: gradient [%d][%d] %v, want %v", n, i, j, tr.grads[i][j], g)
+				}
+			}
+		}
+	}
+}
+
 func TestSeedAndWorkers(t *testing.T) {
-	x, y := rings(333)
+	x, y := rings(2*smallBatch + 5)
 	c := config()
-	c.Epochs = 3
+	c.Epochs, c.BatchSize = 3, 2*smallBatch // a second lane, and a last batch that fills one only
 	c.Workers = 1
 	a := train(t, c, x, y, nil)
 	c.Workers = 4
@@ -172,7 +231,7 @@ func equal(a, b Network) bool {
 func TestTrainingsAtOnce(t *testing.T) {
 	x, y := rings(200)
 	c := config()
-	c.Epochs = 2
+	c.Epochs, c.BatchSize = 2, smallBatch
 	want := train(t, c, x, y, nil)
 	var wg sync.WaitGroup
 	for range 6 {

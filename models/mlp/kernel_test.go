@@ -1,9 +1,12 @@
 package mlp
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 
 	"github.com/millrace-ml/millrace/models"
@@ -154,6 +157,25 @@ func TestOverflowAgrees(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestScoringAtOnce(t *testing.T) {
+	m := network(t, 2, binary, 5, 20, 1)
+	x := inputs(3, 100*5)
+	want := score(t, m, x)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			out := make([]float32, 100)
+			for range 50 {
+				if err := m.Score(context.Background(), x, 100, out); err != nil || !slices.EqualFunc(out, want, same) {
+					t.Errorf("scoring beside others gave other scores, error %v", err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestScoreAllocatesNothing(t *testing.T) {

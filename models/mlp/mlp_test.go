@@ -187,6 +187,7 @@ func TestLoadRefuses(t *testing.T) {
 		"other weights":  func(f models.Files) { f["weights.safetensors"] = wide["weights.safetensors"] },
 		"torn weights":   func(f models.Files) { f["weights.safetensors"] = f["weights.safetensors"][:100] },
 		"several scores": func(f models.Files) { maps.Copy(f, must(noOutput.Files())) },
+		"no units":       func(f models.Files) { maps.Copy(f, must(network(t, 1, binary, 2, 0, 1).Files())) },
 		"NaN weight": func(f models.Files) {
 			b := f["weights.safetensors"]
 			copy(b[len(b)-4:], []byte{0, 0, 0xc0, 0x7f})

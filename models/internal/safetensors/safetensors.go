@@ -157,11 +157,11 @@ func decode(b []byte, v any) error {
 // size is the number of values of a shape, or -1 if it is negative anywhere or exceeds most.
 func size(shape []int, most int) int {
 	n := 1
+	if slices.Contains(shape, 0) {
+		n = 0
+	}
 	for _, d := range shape {
-		if d < 0 {
-			return -1
-		}
-		if d > 0 && n > most/d {
+		if d < 0 || d > 0 && n > most/d {
 			return -1
 		}
 		n *= d

@@ -20,6 +20,7 @@ func TestRoundTrip(t *testing.T) {
 		"a":      {Shape: []int{2}, F64: []float64{math.Pi, -math.MaxFloat64}},
 		"scalar": {Shape: []int{}, F32: []float32{7}},
 		"empty":  {Shape: []int{0, 4}, F32: []float32{}},
+		"void":   {Shape: []int{4, 0}, F32: []float32{}},
 	}
 	b := Write(in)
 	if n := binary.LittleEndian.Uint64(b); n%8 != 0 {
