@@ -17,6 +17,7 @@ import (
 // mistake gives one message.
 func (d *decoder) check(u *UseCase) {
 	d.checkEvent(u)
+	d.checkSources(u)
 	s := d.schemaOf(u)
 	if s == nil {
 		return
@@ -127,7 +128,11 @@ func (d *decoder) schemaOf(u *UseCase) *event.Schema {
 	if !d.bad("event") {
 		s, err := u.Schema()
 		if err == nil {
-			err = u.decodeParams().Validate()
+			p := u.decodeParams()
+			if p.Format == "" {
+				p.Format = "json" // endings of names tell later; none of them allows more
+			}
+			err = p.Validate()
 		}
 		if err == nil {
 			return s
@@ -147,6 +152,15 @@ func (d *decoder) schemaOf(u *UseCase) *event.Schema {
 		return nil
 	}
 	return s
+}
+
+// checkSources holds that one format is enough, since one decoder reads them all.
+func (d *decoder) checkSources(u *UseCase) {
+	for i, s := range u.Source[min(1, len(u.Source)):] {
+		if s.Format != u.Source[0].Format {
+			d.faultAt(fmt.Sprintf("source[%d]", i+1), "all sources have one format, and the first has %q", u.Source[0].Format)
+		}
+	}
 }
 
 func (d *decoder) checkLabel(u *UseCase, s *event.Schema) {
@@ -335,14 +349,11 @@ func (d *decoder) checkWindows(e feature.Feature, path string) {
 	}
 }
 
-// with adds columns that only exist after scoring. A field of the same name hides them, and is a fault.
-func (d *decoder) with(s *event.Schema, path string, more ...event.Field) *event.Schema {
-	for _, f := range more {
-		if s.Index(f.Name) >= 0 {
-			d.faultAt(path, "a field or feature has the name %s, which is that of the model's output", f.Name)
-			return nil
-		}
-	}
+// reserved are the columns that scoring appends, and threshold, which decisions know.
+var reserved = []string{"model", "score", "class", "decision", "threshold"}
+
+// with adds columns that only exist after scoring; nil if the names are taken, which checkModels reports.
+func with(s *event.Schema, more ...event.Field) *event.Schema {
 	out, err := s.With(more...)
 	if err != nil {
 		return nil
@@ -354,7 +365,21 @@ func (d *decoder) checkModels(u *UseCase, s *event.Schema) {
 	if len(u.Models) == 0 {
 		return
 	}
-	scored := d.with(s, "models", event.Field{Name: "score", Kind: event.Float}, event.Field{Name: "threshold", Kind: event.Float})
+	for _, name := range reserved {
+		if s.Index(name) < 0 {
+			continue
+		}
+		if path := "event.fields." + name; d.has(path) {
+			d.faultAt(path, "is a name that scoring gives; choose another, with path: %s", name)
+			continue
+		}
+		for i, e := range u.Entries {
+			if e.Name == name {
+				d.faultAt(fmt.Sprintf("features[%d].name", i), "is a name that scoring gives; choose another")
+			}
+		}
+	}
+	scored := with(s, event.Field{Name: "score", Kind: event.Float}, event.Field{Name: "threshold", Kind: event.Float})
 	seen := map[string]bool{}
 	for i, m := range u.Models {
 		path := fmt.Sprintf("models[%d]", i)
@@ -371,15 +396,19 @@ func (d *decoder) checkModels(u *UseCase, s *event.Schema) {
 			case x.When != "" && last:
 				d.faultAt(at, "must always hold, being the last; leave out when, or add {name: pass}")
 			}
-			if scored != nil {
-				d.compile(x.When, at+".when", scored, event.Bool)
+			if scored == nil {
+				continue
+			}
+			p := d.compile(x.When, at+".when", scored, event.Bool)
+			if p != nil && u.Label != nil && slices.Contains(p.Fields(), u.Label.Field) {
+				d.faultAt(at+".when", "uses the label %s, which is not known when the event is scored", u.Label.Field)
 			}
 		}
 	}
 }
 
 func (d *decoder) checkSinks(u *UseCase, s *event.Schema) {
-	scored := d.with(s, "sinks", event.Field{Name: "score", Kind: event.Float}, event.Field{Name: "decision", Kind: event.Category})
+	scored := with(s, event.Field{Name: "score", Kind: event.Float}, event.Field{Name: "decision", Kind: event.Category})
 	kept := u.Sinks[:0:0]
 	for _, x := range u.Sinks {
 		path := "sinks." + x.Name
@@ -468,7 +497,7 @@ func (d *decoder) checkFolds(t *Training) {
 
 func (d *decoder) checkCandidates(u *UseCase, s *event.Schema) {
 	t := u.Training
-	groups, kinds := map[string]string{}, []string{}
+	groups, inputs, kinds := map[string]string{}, map[string][]string{}, []string{}
 	for _, k := range models.Kinds() {
 		kinds = append(kinds, k.Name)
 	}
@@ -477,7 +506,7 @@ func (d *decoder) checkCandidates(u *UseCase, s *event.Schema) {
 		if _, ok := groups[c.Name]; ok && c.Name != "" {
 			d.faultAt(path+".name", "%s stands twice", c.Name)
 		}
-		groups[c.Name] = c.Kind
+		groups[c.Name], inputs[c.Name] = c.Kind, c.Features
 		d.checkParams(c, path, kinds)
 		for j, f := range c.Features {
 			at := fmt.Sprintf("%s.features[%d]", path, j)
@@ -493,6 +522,12 @@ func (d *decoder) checkCandidates(u *UseCase, s *event.Schema) {
 	}
 	for i, c := range t.Candidates {
 		path := fmt.Sprintf("training.candidates[%d]", i)
+		if d.has(path+".method") && c.Kind != "ensemble" {
+			d.faultAt(path+".method", "means nothing for a kind other than ensemble")
+		}
+		if len(c.Of) > 0 && len(c.Features) > 0 {
+			d.faultAt(path+".features", "means nothing for an ensemble, whose inputs are its members'")
+		}
 		if (c.Kind == "ensemble") != (len(c.Of) > 0) && !d.bad(path+".of") && !d.bad(path+".kind") && c.Kind != "" {
 			d.faultAt(path, "an ensemble, and nothing else, says of which members")
 		}
@@ -510,6 +545,10 @@ func (d *decoder) checkCandidates(u *UseCase, s *event.Schema) {
 				d.faultAt(at, "no candidate %s%s", m, hint(m, sorted(known)))
 			case kind == "ensemble":
 				d.faultAt(at, "%s is an ensemble itself", m)
+			case slices.Contains(c.Of[:j], m):
+				d.faultAt(at, "%s stands twice", m)
+			case j > 0 && !slices.Equal(inputs[m], inputs[c.Of[0]]):
+				d.faultAt(at, "%s has other features than %s; members share their inputs", m, c.Of[0])
 			}
 		}
 	}

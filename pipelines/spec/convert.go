@@ -3,7 +3,6 @@ package spec
 import (
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 
@@ -16,7 +15,6 @@ import (
 // decodeParams is Decode before the features are known.
 func (u *UseCase) decodeParams() decode.Params {
 	p := decode.Params{
-		Format:        "json",
 		Fields:        slices.Clone(u.Event.Fields),
 		ID:            slices.Clone(u.Event.ID),
 		Time:          u.Event.Time,
@@ -25,28 +23,13 @@ func (u *UseCase) decodeParams() decode.Params {
 		UseCase:       u.Name,
 	}
 	if len(u.Source) > 0 {
-		p.Format = u.Source[0].format()
+		p.Format = u.Source[0].Format
 	}
 	return p
 }
 
-// format is how the source's events are written.
-func (s Source) format() string {
-	if s.Format != "" {
-		return s.Format
-	}
-	name, _, _ := strings.Cut(string(s.URL), "?")
-	name = strings.TrimSuffix(strings.TrimSuffix(name, ".gz"), ".zst")
-	switch path.Ext(name) {
-	case ".csv":
-		return "csv"
-	case ".parquet":
-		return "parquet"
-	}
-	return "json"
-}
-
-// Decode is how the first source's events are read.
+// Decode is how events are read. Its Format is empty unless the file says it, and then the endings of
+// the sources' names tell.
 func (u *UseCase) Decode() decode.Params {
 	p := u.decodeParams()
 	p.Fingerprint = u.Features().Fingerprint()
@@ -109,8 +92,11 @@ type Candidate struct {
 	Name, Kind string
 	// Params are ints, float64s, bools, strings and lists of them, not yet checked against the kind.
 	Params map[string]any
-	// Of names the entries whose best models an ensemble joins.
-	Of []string
+	// Of names the entries whose best models an ensemble joins, by Method: blend, blend_log_odds or stack.
+	Of     []string
+	Method string
+	// Calibrate is platt, isotonic or none.
+	Calibrate string
 	// Group is the entry's name.
 	Group string
 	// Features are the inputs, in order.
@@ -125,7 +111,7 @@ func (u *UseCase) Candidates() []Candidate {
 	all := u.Features().Names()
 	var out []Candidate
 	for _, e := range u.Training.Candidates {
-		base := Candidate{Name: e.Name, Group: e.Name, Kind: e.Kind, Of: slices.Clone(e.Of), Features: slices.Clone(e.Features), Params: map[string]any{}}
+		base := Candidate{Name: e.Name, Group: e.Name, Kind: e.Kind, Of: slices.Clone(e.Of), Method: e.Method, Calibrate: e.Calibrate, Features: slices.Clone(e.Features), Params: map[string]any{}}
 		if len(base.Features) == 0 {
 			base.Features = slices.Clone(all)
 		}

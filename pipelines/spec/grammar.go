@@ -351,12 +351,28 @@ func (v named) decode(d *decoder, n *yaml.Node, path string) {
 	v.value.decode(d, n, path)
 }
 
+var candidateText = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,39}$`)
+
+// candidateName is narrower than a name: it stands in the paths of a bundle.
+func candidateName(dst *string) scalar {
+	s := map[string]any{"type": "string", "pattern": candidateText.String()}
+	return scalar{text: "a name in small letters", schema: s, tags: []string{"!!str"}, set: func(n *yaml.Node) error {
+		if !candidateText.MatchString(n.Value) {
+			return fmt.Errorf("%q is not a name of at most 40 small letters, digits, _ and -, a letter first", n.Value)
+		}
+		*dst = n.Value
+		return nil
+	}}
+}
+
 func candidateObject(c *CandidateEntry) value {
 	names := func(dst *[]string) value {
-		return list[string]{dst: dst, elem: func(s *string) value { return name(s) }, least: 1}
+		return list[string]{dst: dst, elem: func(s *string) value { return candidateName(s) }, least: 1}
 	}
+	inputs := list[string]{dst: &c.Features, elem: func(s *string) value { return name(s) }, least: 1}
+	c.Calibrate = "none"
 	return object{name: "Candidate", doc: "A model to train, or a grid of them.", keys: []key{
-		{name: "name", value: name(&c.Name), required: true, example: "trees", doc: "Its name in reports; the models of a grid add their values: `trees-50-3-0.1`."},
+		{name: "name", value: candidateName(&c.Name), required: true, example: "trees", doc: "Its name in reports; the models of a grid add their values: `trees-50-3-0.1`."},
 		{name: "kind", value: text(&c.Kind), required: true, example: "gbdt", doc: "The kind of model: `logistic`, `linear`, `mlp`, `gbdt`, `forest`, `ensemble`, or what else the binary links."},
 		{name: "params", value: dict[Param]{dst: &c.Params, elem: func(name string, p *Param) value { p.Name = name; return parameter{&p.Value} }}, example: "{trees: 100}",
 			doc: "Hyper-parameters; the kind says which there are."},
@@ -365,7 +381,9 @@ func candidateObject(c *CandidateEntry) value {
 			return list[any]{dst: &a.Values, elem: func(v *any) value { return parameter{v} }, least: 1}
 		}}, example: "{depth: [3, 6], rate: [0.1, 0.3]}", doc: "Hyper-parameters with the values to try, in all combinations."},
 		{name: "of", value: names(&c.Of), example: "[trees, forest]", doc: "The members of an ensemble, by name; of a grid the best."},
-		{name: "features", value: names(&c.Features), def: "all features", doc: "The inputs of this candidate."},
+		{name: "method", value: enum(&c.Method, "blend", "blend_log_odds", "stack"), def: "blend", doc: "How an ensemble joins its members: the mean of their scores, the mean of their log odds, or a logistic regression on held-out rows."},
+		{name: "calibrate", value: enum(&c.Calibrate, "none", "platt", "isotonic"), def: "none", doc: "Makes probabilities of scores, on held-out rows."},
+		{name: "features", value: inputs, def: "all features", doc: "The inputs of this candidate."},
 	}}
 }
 

@@ -15,8 +15,11 @@ import (
 	"github.com/millrace-ml/millrace/pipelines/spec/builtin"
 	"github.com/millrace-ml/millrace/transforms/feature"
 
+	_ "github.com/millrace-ml/millrace/models/ensemble"
 	_ "github.com/millrace-ml/millrace/models/forest"
 	_ "github.com/millrace-ml/millrace/models/gbdt"
+	_ "github.com/millrace-ml/millrace/models/linear"
+	_ "github.com/millrace-ml/millrace/models/mlp"
 )
 
 // small is a use case without candidates, so that it needs no kind of model.
@@ -61,8 +64,21 @@ func faults(t *testing.T, text string, sets ...string) Faults {
 }
 
 func TestFraud(t *testing.T) {
-	u, err := Load("fraud", []string{"training.candidates=[{name: trees, kind: gbdt, grid: {depth: [3, 6], rate: [0.1, 0.3]}}]"})
+	u, err := Load("fraud", nil)
 	if err != nil {
+		t.Fatal(err)
+	}
+	groups := map[string]int{}
+	for _, c := range u.Candidates() {
+		groups[c.Group]++
+		if (c.Kind == "ensemble") != slices.Equal(c.Of, []string{"trees", "forest", "mlp"}) {
+			t.Errorf("candidate %+v", c)
+		}
+	}
+	if d := cmp.Diff(map[string]int{"lr": 1, "trees": 8, "forest": 1, "mlp": 1, "blend": 1}, groups); d != "" {
+		t.Error(d)
+	}
+	if u, err = Load("fraud", []string{"training.candidates=[{name: trees, kind: gbdt, grid: {depth: [3, 6], rate: [0.1, 0.3]}}]"}); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"tx_amount", "weekend", "night",
@@ -78,6 +94,7 @@ func TestFraud(t *testing.T) {
 		t.Errorf("warnings: %v", u.Warnings)
 	}
 	p := u.Decode()
+	p.Format = "json"
 	if err := p.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -217,6 +234,13 @@ func TestOneFault(t *testing.T) {
 		{"kind: forest", "kind: forrest", "training.candidates[1].kind", "did you mean forest"},
 		{"kind: forest", "kind: forest, features: [amuont]", "training.candidates[1].features[0]", "did you mean amount"},
 		{"kind: forest", "kind: forest, of: [a]", "training.candidates[1]", "ensemble"},
+		{"kind: forest}", "kind: forest}\n    - {name: c, kind: ensemble, of: [a, bb]}", "training.candidates[2].of[1]", "did you mean"},
+		{"kind: forest}", "kind: forest, features: [amount]}\n    - {name: c, kind: ensemble, of: [a, b]}", "training.candidates[2].of[1]", "share their inputs"},
+		{"kind: forest}", "kind: forest, method: stack}", "training.candidates[1].method", "means nothing"},
+		{"kind: forest}", "kind: forest, calibrate: plat}", "training.candidates[1].calibrate", "did you mean platt"},
+		{"WHO: id", "WHO: id\n    class: string", "event.fields.class", "scoring gives"},
+		{"when: score >= threshold", "when: BAD", "models[0].decide[0].when", "label"},
+		{"sinks:", "source: [a.csv, {url: b.csv, format: csv}]\nsinks:", "source[1]", "one format"},
 		{"name: b, kind", "name: a, kind", "training.candidates[1].name", "twice"},
 	} {
 		text := strings.Replace(small+training, c.old, c.new, 1)
@@ -245,7 +269,7 @@ func TestSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u.Source[0].URL != "data/*.csv.gz?x=y" || u.Decode().Format != "csv" {
+	if u.Source[0].URL != "data/*.csv.gz?x=y" || u.Decode().Format != "" {
 		t.Errorf("source %+v", u.Source)
 	}
 	if u.Label.Delay != 36*time.Hour || u.Entries[1].Windows[0].Duration != 48*time.Hour || u.Entries[0].Expr != "AMOUNT * 2.0" || u.Models[0].Serve != "challenger" {

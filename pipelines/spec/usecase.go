@@ -168,6 +168,10 @@ type CandidateEntry struct {
 	Grid       []Axis
 	// Of names the members of an ensemble; of an entry with a grid the best on the selection folds.
 	Of []string
+	// Method is how an ensemble joins them: blend, blend_log_odds or stack; empty for other kinds.
+	Method string
+	// Calibrate is platt, isotonic or none.
+	Calibrate string
 	// Features are the inputs; empty for all features.
 	Features []string
 }
@@ -312,6 +316,11 @@ func (u *UseCase) complete() {
 	t := u.Training
 	if t == nil {
 		return
+	}
+	for i := range t.Candidates {
+		if c := &t.Candidates[i]; c.Kind == "ensemble" && c.Method == "" {
+			c.Method = "blend"
+		}
 	}
 	if t.Window.Step == 0 {
 		t.Window.Step = t.Window.Test
