@@ -190,9 +190,8 @@ func (t *Trees) walk(s *scratch, rows, width, from, to int) {
 	whole := rows &^ 3
 	for i := from; i < to; i++ {
 		for r := 0; r < whole; r += 4 {
-			c := s.columns[r*width : (r+4)*width : (r+4)*width]
 			root := t.roots[i]
-			n := t.descend([4]uint32{root, root, root, root}, t.depth[i], c[:width], c[width:2*width], c[2*width:3*width], c[3*width:])
+			n := t.descend([4]uint32{root, root, root, root}, t.depth[i], s.columns[r*width:(r+4)*width], width)
 			s.sums[r] += float64(t.nodes[n[0]].value)
 			s.sums[r+1] += float64(t.nodes[n[1]].value)
 			s.sums[r+2] += float64(t.nodes[n[2]].value)
@@ -204,33 +203,45 @@ func (t *Trees) walk(s *scratch, rows, width, from, to int) {
 		sum, i := 0.0, from
 		for ; i+4 <= to; i += 4 {
 			depth := max(t.depth[i], t.depth[i+1], t.depth[i+2], t.depth[i+3])
-			for _, n := range t.descend([4]uint32(t.roots[i:i+4]), depth, c, c, c, c) {
+			for _, n := range t.descend([4]uint32(t.roots[i:i+4]), depth, c, 0) {
 				sum += float64(t.nodes[n].value)
 			}
 		}
 		for ; i < to; i++ {
 			root := t.roots[i]
-			n := t.descend([4]uint32{root, root, root, root}, t.depth[i], c, c, c, c)
+			n := t.descend([4]uint32{root, root, root, root}, t.depth[i], c, 0)
 			sum += float64(t.nodes[n[0]].value)
 		}
 		s.sums[r] = sum
 	}
 }
 
-// descend takes four walks down by depth steps, or until all of them rest in leaves.
-func (t *Trees) descend(at [4]uint32, depth int32, c0, c1, c2, c3 []float32) [4]uint32 {
+// descend takes four walks down by depth steps, or until all of them rest in leaves. The columns of
+// their rows begin width apart in c.
+func (t *Trees) descend(at [4]uint32, depth int32, c []float32, width int) [4]uint32 {
 	nodes := t.nodes
+	w := uint32(width)
 	a0, a1, a2, a3 := at[0], at[1], at[2], at[3]
 	for ; depth > 0; depth-- {
-		n0, n1, n2, n3 := &nodes[a0], &nodes[a1], &nodes[a2], &nodes[a3]
-		b0 := n0.left + notBelow(c0[n0.column], n0.threshold)
-		b1 := n1.left + notBelow(c1[n1.column], n1.threshold)
-		b2 := n2.left + notBelow(c2[n2.column], n2.threshold)
-		b3 := n3.left + notBelow(c3[n3.column], n3.threshold)
-		if (a0^b0)|(a1^b1)|(a2^b2)|(a3^b3) == 0 {
+		n := &nodes[a0]
+		b0 := n.left + notBelow(c[n.column], n.threshold)
+		moved := a0 ^ b0
+		a0 = b0
+		n = &nodes[a1]
+		b1 := n.left + notBelow(c[n.column+w], n.threshold)
+		moved |= a1 ^ b1
+		a1 = b1
+		n = &nodes[a2]
+		b2 := n.left + notBelow(c[n.column+2*w], n.threshold)
+		moved |= a2 ^ b2
+		a2 = b2
+		n = &nodes[a3]
+		b3 := n.left + notBelow(c[n.column+3*w], n.threshold)
+		moved |= a3 ^ b3
+		a3 = b3
+		if moved == 0 {
 			break
 		}
-		a0, a1, a2, a3 = b0, b1, b2, b3
 	}
 	return [4]uint32{a0, a1, a2, a3}
 }
