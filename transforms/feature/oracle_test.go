@@ -484,7 +484,6 @@ func TestShuffled(t *testing.T) {
 	})
 }
 
-
 func TestNoTrace(t *testing.T) {
 	p := Params{Fields: testFields(), ID: "id", Time: "t", Features: []Feature{{Entity: "e", Windows: []Window{{Duration: time.Second}}, Aggregates: []Aggregate{
 		{Name: "sum", Func: "sum", Arg: "x"}, {Name: "mean", Func: "mean", Arg: "x"}, {Name: "n", Func: "sum", Arg: "cents"},
