@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -426,13 +427,13 @@ func FuzzJSON(f *testing.F) {
 		for i, fd := range p.Fields {
 			raw := want[fd.Name]
 			if fd.Name == "x" {
-				var n struct {
-					X json.RawMessage `json:"x"`
-				}
 				var m map[string]json.RawMessage
-				_ = json.Unmarshal(want["n"], &m)
-				n.X = m["x"]
-				raw = n.X
+				if want["n"] != nil {
+					if err := json.Unmarshal(want["n"], &m); err != nil {
+						t.Fatal(err)
+					}
+				}
+				raw = m["x"]
 			}
 			value := at(&b.Cols[i], 0)
 			if raw == nil || string(raw) == "null" {
@@ -586,6 +587,7 @@ func benchmark(b *testing.B, p Params, head, in []byte, lines int) {
 	w := d.workers.Get().(*worker)
 	b.SetBytes(int64(len(in)))
 	b.ReportAllocs()
+	before := cpu()
 	for b.Loop() {
 		blk := &block{data: in, lines: lines}
 		w.block(h, blk, "")
@@ -593,5 +595,14 @@ func benchmark(b *testing.B, p Params, head, in []byte, lines int) {
 			b.Fatal(blk.letters[0].Message)
 		}
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(lines), "ns/event")
+	b.ReportMetric(float64(cpu()-before)/float64(b.N)/float64(lines), "cpu-ns/event")
+}
+
+// cpu is the time the process has computed, which a busy machine lengthens less than the clock's.
+func cpu() int64 {
+	var ru syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &ru) != nil {
+		return 0
+	}
+	return ru.Utime.Nano() + ru.Stime.Nano()
 }

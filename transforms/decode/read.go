@@ -25,7 +25,7 @@ type Source struct {
 	Name string
 	// Offset is the position of the reader's first byte in the file, after decompression. If it isn't 0
 	// the reader skips everything through the first newline. So whoever wants the lines that begin in
-	// [start, end), start > 0, opens the file at start-1 and says Offset: start-1, End: end; a line that
+	// [start, end), start > 1, opens the file at start-1 and says Offset: start-1, End: end; a line that
 	// begins at start exactly is then in.
 	Offset int64
 	// End bounds where records begin: those that begin before it are read, whole. Negative: all. It is
@@ -167,7 +167,6 @@ func (d *Decoder) Read(r io.Reader, src Source, emit func(event.Batch) error, re
 
 // block decodes the lines of a block.
 func (w *worker) block(h header, b *block, source string) {
-	b.stats.Bytes += int64(len(b.data))
 	if b.lines == 0 {
 		return
 	}
@@ -383,6 +382,7 @@ func (s *splitter) next() (*block, error) {
 	default:
 	}
 	buf = append(buf[:0], s.carry...)
+	added := 0 // newlines that the file lacks
 	for {
 		if !s.eof {
 			want := s.target - len(buf)
@@ -390,7 +390,7 @@ func (s *splitter) next() (*block, error) {
 				want = min(want, int(min(s.src.End-s.off, maxBlock))-len(buf)+1024)
 			}
 			var err error
-			if buf, err = s.fill(buf, max(want, 4096)); err != nil {
+			if buf, err = s.fill(buf, max(want, len(buf)/2, 4096)); err != nil {
 				return nil, err
 			}
 		}
@@ -401,11 +401,13 @@ func (s *splitter) next() (*block, error) {
 			}
 			buf = append(buf, '\n')
 			end = len(buf)
+			added = 1
 		}
 		if end >= 0 {
 			b := &block{buf: buf, data: buf[:end], offset: s.off, line: s.line, lines: bytes.Count(buf[:end], []byte{'\n'})}
 			s.carry = append(s.carry[:0:0], buf[end:]...)
-			s.off += int64(end)
+			s.off += int64(end - added)
+			b.stats.Bytes = int64(end - added)
 			s.measure(b)
 			return b, nil
 		}
