@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"cel.dev/cel-go/cel"
@@ -45,13 +46,18 @@ type checked struct {
 	refs   []ref // sorted by name
 }
 
-func check(src string, s *event.Schema) (*checked, error) {
-	base, err := cel.NewEnv(
+// baseEnv has all but the fields; making it takes longer than compiling an expression.
+var baseEnv = sync.OnceValues(func() (*cel.Env, error) {
+	return cel.NewEnv(
 		cel.ParserExpressionSizeLimit(maxSource),
 		cel.ParserRecursionLimit(maxNesting),
 		cel.ASTValidators(cel.ValidateRegexLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateDurationLiterals()),
 		functions(),
 	)
+})
+
+func check(src string, s *event.Schema) (*checked, error) {
+	base, err := baseEnv()
 	if err != nil {
 		return nil, fmt.Errorf("preparing CEL: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -345,6 +346,36 @@ func TestEvalLeavesBatch(t *testing.T) {
 	}
 }
 
+func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
+	b := testBatch(t)
+	for _, src := range []string{"x + n > 1 ? x : coalesce(y, 2)", "note + '!'"} {
+		p, err := Compile(src, b.Schema)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := p.Eval(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for range 50 {
+					if _, err := Compile(src, b.Schema); err != nil {
+						t.Error(err)
+					}
+					got, err := p.Eval(&b)
+					if diff := cmp.Diff(want, got); err != nil || diff != "" {
+						t.Errorf("%v: %s", err, diff)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
 func TestFieldNamedLikeType(t *testing.T) {
 	t.Parallel()
 	s, err := event.NewSchema([]event.Field{{Name: "string", Kind: event.Float}, {Name: "v", Kind: event.Float}}, "", "")
@@ -546,4 +577,13 @@ func Example() {
 	c, _ := p.Eval(&b)
 	fmt.Println(p.Kind(), c.Floats[0], c.Null(1))
 	// Output: float 2.5 true
+}
+
+func BenchmarkCompile(b *testing.B) {
+	s := testSchema(b)
+	for b.Loop() {
+		if _, err := Compile("TX_AMOUNT / x > 2 && at.getHours() <= 6", s); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
