@@ -1,0 +1,483 @@
+package staged
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/sink/driver"
+)
+
+var (
+	openersMu sync.Mutex
+	openers   = map[string]driver.Opener{}
+)
+
+// Register makes an opener known for a scheme. It panics if there is one.
+func Register(scheme string, o driver.Opener) {
+	openersMu.Lock()
+	defer openersMu.Unlock()
+	if _, ok := openers[scheme]; ok {
+		panic(fmt.Sprintf("sink driver for %q registered twice", scheme))
+	}
+	openers[scheme] = o
+}
+
+// Target is where a run publishes. It travels inside DoFns.
+type Target struct {
+	// URL is the address: one file, or a folder if it ends in a slash.
+	URL string
+	// Run tells this run's chunks from those of others.
+	Run string
+	// Ext ends the names of parts: ".jsonl.gz".
+	Ext string
+	// PartBytes is about the least size of a part (default 128 MiB).
+	PartBytes int64
+}
+
+// NewRun is a fresh name of a run.
+func NewRun() string { return random() }
+
+func random() string {
+	var b [12]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// Chunk is a piece that a bundle has written.
+type Chunk struct {
+	// Name is the object's name in the store; "" means that there is no chunk.
+	Name string
+	// Rows and Size (bytes) are what it holds, a head of Head bytes included.
+	Rows, Size, Head int64
+	// Digest is the SHA-256 (hex) of the chunk, where the target is a folder.
+	Digest string
+	// First is the event time of the first row, microseconds.
+	First int64
+}
+
+// Stage is an opened target.
+type Stage struct {
+	target Target
+	store  driver.Store
+	name   string // of the one file; "" for a folder
+}
+
+// Open opens the target's store.
+func (t Target) Open(ctx context.Context) (*Stage, error) {
+	scheme := connect.Scheme(t.URL)
+	openersMu.Lock()
+	o := openers[scheme]
+	known := make([]string, 0, len(openers))
+	for s := range openers {
+		known = append(known, s)
+	}
+	openersMu.Unlock()
+	if o == nil {
+		slices.Sort(known)
+		return nil, fmt.Errorf("opening sink %s: nothing is linked for the scheme %q (known: %s)",
+			connect.Redact(t.URL), scheme, strings.Join(known, ", "))
+	}
+	store, name, err := o.OpenStore(ctx, t.URL)
+	if err != nil {
+		return nil, t.wrap("opening", err)
+	}
+	return &Stage{target: t, store: store, name: name}, nil
+}
+
+func (t Target) wrap(doing string, err error) error {
+	return fmt.Errorf("%s sink %s: %w", doing, connect.Redact(t.URL), connect.Scrub(err, t.URL))
+}
+
+// Close releases the store.
+func (s *Stage) Close() error { return s.store.Close() }
+
+// dir is where chunks for this target lie, of any run.
+func (s *Stage) dir() string {
+	name := s.name
+	if name == "" {
+		name = "_parts"
+	}
+	return "_staging/" + name + "/"
+}
+
+func (s *Stage) fresh() string { return s.dir() + s.target.Run + "/" + random() }
+
+// Check makes sure that something can be written at the target, and leaves nothing behind.
+func Check(ctx context.Context, t Target) error {
+	if t.Run == "" {
+		t.Run = NewRun()
+	}
+	s, err := t.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	name := s.fresh()
+	w, err := s.store.Create(ctx, name)
+	if err != nil {
+		return t.wrap("preparing", err)
+	}
+	if err := w.Close(); err != nil {
+		return t.wrap("preparing", err)
+	}
+	if err := s.store.Delete(ctx, name); err != nil {
+		return t.wrap("preparing", err)
+	}
+	return nil
+}
+
+// Writer writes the chunks of one bundle. Its zero value is not usable; see Stage.NewWriter.
+type Writer struct {
+	stage *Stage
+	head  []byte
+	out   driver.Writer
+	sum   hash.Hash
+	chunk Chunk
+	done  []Chunk
+}
+
+// NewWriter begins a bundle. Nothing is created before the first row.
+func (s *Stage) NewWriter() *Writer { return &Writer{stage: s} }
+
+// Head sets the bytes that each chunk begins with, and that a file made of several has once.
+func (w *Writer) Head(head []byte) { w.head = head }
+
+// Write appends encoded rows; first is the event time of the first of them.
+func (w *Writer) Write(ctx context.Context, p []byte, rows, first int64) error {
+	if rows == 0 {
+		return nil
+	}
+	if w.out == nil {
+		name := w.stage.fresh()
+		out, err := w.stage.store.Create(ctx, name)
+		if err != nil {
+			return w.stage.target.wrap("writing", err)
+		}
+		w.out, w.sum = out, nil
+		w.chunk = Chunk{Name: name, Head: int64(len(w.head)), First: first}
+		if w.stage.name == "" {
+			w.sum = sha256.New()
+		}
+		if err := w.write(w.head); err != nil {
+			return err
+		}
+	}
+	if err := w.write(p); err != nil {
+		return err
+	}
+	w.chunk.Rows += rows
+	if w.stage.name == "" && w.chunk.Size >= w.stage.target.partBytes() {
+		return w.closeChunk()
+	}
+	return nil
+}
+
+func (t Target) partBytes() int64 {
+	if t.PartBytes > 0 {
+		return t.PartBytes
+	}
+	return 128 << 20
+}
+
+func (w *Writer) write(p []byte) error {
+	if _, err := w.out.Write(p); err != nil {
+		return w.stage.target.wrap("writing", err)
+	}
+	if w.sum != nil {
+		w.sum.Write(p)
+	}
+	w.chunk.Size += int64(len(p))
+	return nil
+}
+
+func (w *Writer) closeChunk() error {
+	out := w.out
+	w.out = nil
+	if err := out.Close(); err != nil {
+		return w.stage.target.wrap("writing", err)
+	}
+	if w.sum != nil {
+		w.chunk.Digest = hex.EncodeToString(w.sum.Sum(nil))
+	}
+	w.done = append(w.done, w.chunk)
+	return nil
+}
+
+// Finish makes the bundle's chunks durable and returns them.
+func (w *Writer) Finish() ([]Chunk, error) {
+	if w.out != nil {
+		if err := w.closeChunk(); err != nil {
+			return nil, err
+		}
+	}
+	return w.done, nil
+}
+
+// Abort drops what the bundle has written, as far as that is possible.
+func (w *Writer) Abort(ctx context.Context) {
+	if w.out != nil {
+		w.out.Abort()
+		w.out = nil
+	}
+	for _, c := range w.done {
+		_ = w.stage.store.Delete(ctx, c.Name) // the sweep gets what stays
+	}
+	w.done = nil
+}
+
+// Join writes the file that chunks make up. Opened chunks are closed by it.
+type Join func(w io.Writer, open func(Chunk, int64) (io.ReadCloser, error), chunks []Chunk) error
+
+// concatenate joins chunks by their bytes; heads after the first are left out.
+func concatenate(w io.Writer, open func(Chunk, int64) (io.ReadCloser, error), chunks []Chunk) error {
+	for i, c := range chunks {
+		skip := int64(0)
+		if i > 0 {
+			skip = c.Head
+		}
+		r, err := open(c, skip)
+		if err != nil {
+			return err
+		}
+		n, err := io.Copy(w, r)
+		if cerr := r.Close(); err == nil {
+			err = cerr
+		}
+		if err == nil && n != c.Size-skip {
+			err = fmt.Errorf("chunk %s has %d bytes where %d were written: %w", c.Name, n+skip, c.Size, io.ErrUnexpectedEOF)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type manifest struct {
+	V     int    `json:"v"`
+	Run   string `json:"run"`
+	Rows  int64  `json:"rows"`
+	Parts []part `json:"parts"`
+}
+
+type part struct {
+	Name   string `json:"name"`
+	Rows   int64  `json:"rows"`
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"`
+
+	staged string
+}
+
+// ManifestName is the file that says what a folder holds.
+const ManifestName = "_manifest.json"
+
+// Commit publishes chunks at the target and returns the number of rows. A nil join concatenates;
+// empty is the content of a file without rows. It may be repeated with the same chunks.
+func (s *Stage) Commit(ctx context.Context, chunks []Chunk, join Join, empty []byte) (rows int64, err error) {
+	slices.SortFunc(chunks, func(a, b Chunk) int {
+		return cmp.Or(cmp.Compare(a.First, b.First), strings.Compare(a.Name, b.Name))
+	})
+	chunks = slices.DeleteFunc(slices.Compact(chunks), func(c Chunk) bool { return c.Name == "" })
+	for _, c := range chunks {
+		rows += c.Rows
+	}
+	if s.name != "" {
+		p, err := s.build(ctx, chunks, join, empty)
+		if err == nil {
+			err = s.store.Copy(ctx, p.staged, s.name)
+		}
+		if err != nil {
+			return 0, s.target.wrap("publishing to", s.explain(err))
+		}
+		return rows, nil
+	}
+	if err := s.commitFolder(ctx, chunks, rows, join); err != nil {
+		return 0, s.target.wrap("publishing to", s.explain(err))
+	}
+	return rows, nil
+}
+
+func (s *Stage) explain(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w; if another run published to the same target meanwhile, run this one again", err)
+	}
+	return err
+}
+
+func (s *Stage) commitFolder(ctx context.Context, chunks []Chunk, rows int64, join Join) error {
+	if old, err := s.readManifest(ctx); err == nil && old.Run == s.target.Run {
+		return nil // a repeated commit
+	}
+	var groups [][]Chunk
+	size := int64(0)
+	for _, c := range chunks {
+		if len(groups) == 0 || size >= s.target.partBytes() {
+			groups, size = append(groups, nil), 0
+		}
+		groups[len(groups)-1] = append(groups[len(groups)-1], c)
+		size += c.Size
+	}
+	m := manifest{V: 1, Run: s.target.Run, Rows: rows, Parts: make([]part, 0, len(groups))}
+	keep := map[string]bool{}
+	// All bytes are written before anything can be seen: what follows only puts names in place.
+	for i, g := range groups {
+		p, err := s.build(ctx, g, join, nil)
+		if err != nil {
+			return err
+		}
+		p.Name = fmt.Sprintf("part-%05d-of-%05d%s", i, len(groups), s.target.Ext)
+		m.Parts, keep[p.Name] = append(m.Parts, p), true
+	}
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	stagedManifest := s.fresh()
+	if err := s.put(ctx, stagedManifest, append(text, '\n')); err != nil {
+		return err
+	}
+	if err := s.store.Delete(ctx, ManifestName); err != nil {
+		return err
+	}
+	for _, p := range m.Parts {
+		if err := s.store.Copy(ctx, p.staged, p.Name); err != nil {
+			return err
+		}
+	}
+	old, err := s.store.List(ctx, "part-")
+	if err != nil {
+		return err
+	}
+	for _, name := range old {
+		if !keep[name] {
+			if err := s.store.Delete(ctx, name); err != nil {
+				return err
+			}
+		}
+	}
+	return s.store.Copy(ctx, stagedManifest, ManifestName)
+}
+
+func (s *Stage) readManifest(ctx context.Context) (m manifest, err error) {
+	r, err := s.store.Open(ctx, ManifestName, 0)
+	if err != nil {
+		return m, err
+	}
+	defer r.Close()
+	return m, json.NewDecoder(r).Decode(&m)
+}
+
+func (s *Stage) put(ctx context.Context, name string, p []byte) error {
+	w, err := s.store.Create(ctx, name)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(p); err != nil {
+		w.Abort()
+		return err
+	}
+	return w.Close()
+}
+
+// build makes the staged file of a part. One chunk that needs no joining is that file already.
+func (s *Stage) build(ctx context.Context, chunks []Chunk, join Join, empty []byte) (part, error) {
+	if len(chunks) == 1 && join == nil {
+		c := chunks[0]
+		return part{Rows: c.Rows, Bytes: c.Size, SHA256: c.Digest, staged: c.Name}, nil
+	}
+	p := part{staged: s.fresh()}
+	for _, c := range chunks {
+		p.Rows += c.Rows
+	}
+	out, err := s.store.Create(ctx, p.staged)
+	if err != nil {
+		return part{}, err
+	}
+	var w io.Writer = out // bare, so that a file may be copied by the kernel
+	var sum hash.Hash
+	if s.name == "" {
+		sum = sha256.New()
+		w = io.MultiWriter(out, sum, (*counter)(&p.Bytes))
+	}
+	open := func(c Chunk, offset int64) (io.ReadCloser, error) { return s.store.Open(ctx, c.Name, offset) }
+	switch {
+	case len(chunks) == 0 && join == nil:
+		_, err = io.Copy(w, bytes.NewReader(empty))
+	case join == nil:
+		err = concatenate(w, open, chunks)
+	default:
+		err = join(w, open, chunks)
+	}
+	if err != nil {
+		out.Abort()
+		return part{}, err
+	}
+	if err := out.Close(); err != nil {
+		return part{}, err
+	}
+	if sum != nil {
+		p.SHA256 = hex.EncodeToString(sum.Sum(nil))
+	}
+	return p, nil
+}
+
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+// Sweep deletes what is staged for the target, of this run and of those that broke off.
+func (s *Stage) Sweep(ctx context.Context) error {
+	names, err := s.store.List(ctx, s.dir())
+	if err != nil {
+		return s.target.wrap("sweeping", err)
+	}
+	for _, name := range names {
+		if err := s.store.Delete(ctx, name); err != nil {
+			return s.target.wrap("sweeping", err)
+		}
+	}
+	return nil
+}
+
+var gzipWriters = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzip.DefaultCompression)
+	return w
+}}
+
+// EmptyGzip is a member that holds nothing (RFC 1952): an empty file is no gzip file.
+var EmptyGzip = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+// Gzip compresses p into a member of its own: members may be concatenated.
+func Gzip(p []byte) []byte {
+	if len(p) == 0 {
+		return nil
+	}
+	var b bytes.Buffer
+	b.Grow(len(p)/4 + 64)
+	w := gzipWriters.Get().(*gzip.Writer)
+	defer gzipWriters.Put(w)
+	w.Reset(&b)
+	_, _ = w.Write(p) // to memory
+	_ = w.Close()
+	return b.Bytes()
+}

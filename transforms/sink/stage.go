@@ -1,0 +1,349 @@
+package sink
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"iter"
+	"runtime"
+	"sync"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+
+	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/deadletter"
+	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/expr"
+	"github.com/millrace-ml/millrace/transforms/format"
+	"github.com/millrace-ml/millrace/transforms/internal/staged"
+)
+
+func init() {
+	register.DoFn4x1[context.Context, event.Batch, func(int, staged.Chunk), func(deadletter.Letter), error](&stageFn{})
+	register.DoFn4x1[context.Context, int, func(*staged.Chunk) bool, func(int64), error](&parquetFn{})
+	register.Emitter1[deadletter.Letter]()
+}
+
+var (
+	written = beam.NewCounter("sink", "written")
+	dropped = beam.NewCounter("sink", "dropped")
+)
+
+// stageFn encodes batches into the chunks of its bundle.
+type stageFn struct {
+	Params Params
+	Kind   string
+	Gzip   bool
+
+	stage   *staged.Stage
+	w       *staged.Writer
+	pending []chan encoded // in the order of the batches
+
+	schema *event.Schema // of the encoder
+	enc    format.Encoder
+	head   []byte
+	when   *expr.Program
+}
+
+type encoded struct {
+	bytes         *[]byte
+	rows, dropped int64
+	first         int64
+	err           error
+}
+
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// Setup opens the target.
+func (f *stageFn) Setup(ctx context.Context) (err error) {
+	f.stage, err = f.Params.target().Open(ctx)
+	return err
+}
+
+// StartBundle drops what an attempt before has left.
+func (f *stageFn) StartBundle(ctx context.Context, _ func(int, staged.Chunk), _ func(deadletter.Letter)) {
+	f.abort(ctx)
+	f.w = f.stage.NewWriter()
+}
+
+func (f *stageFn) abort(ctx context.Context) {
+	for _, p := range f.pending {
+		<-p
+	}
+	f.pending = nil
+	if f.w != nil {
+		f.w.Abort(ctx)
+		f.w = nil
+	}
+}
+
+// ProcessElement starts encoding a batch and writes those that are ready.
+func (f *stageFn) ProcessElement(ctx context.Context, b event.Batch, _ func(int, staged.Chunk), _ func(deadletter.Letter)) error {
+	if b.N == 0 {
+		return nil
+	}
+	err := f.use(b.Schema)
+	if err == nil {
+		f.w.Head(f.head)
+		ready := make(chan encoded, 1) // the goroutine ends also if nobody asks
+		enc, when := f.enc, f.when
+		go func() { ready <- f.encode(b, enc, when) }()
+		f.pending = append(f.pending, ready)
+		for err == nil && len(f.pending) > 2*runtime.GOMAXPROCS(0) {
+			err = f.writeFirst(ctx)
+		}
+	}
+	if err != nil {
+		f.abort(ctx)
+	}
+	return err
+}
+
+// FinishBundle makes the chunks durable and names them to the commit.
+func (f *stageFn) FinishBundle(ctx context.Context, chunk func(int, staged.Chunk), _ func(deadletter.Letter)) error {
+	for len(f.pending) > 0 {
+		if err := f.writeFirst(ctx); err != nil {
+			f.abort(ctx)
+			return err
+		}
+	}
+	chunks, err := f.w.Finish()
+	if err != nil {
+		f.abort(ctx)
+		return err
+	}
+	f.w = nil // from here on the chunks are the commit's, or the sweep's
+	for _, c := range chunks {
+		chunk(0, c)
+	}
+	return nil
+}
+
+// Teardown closes the target.
+func (f *stageFn) Teardown(ctx context.Context) error {
+	if f.stage == nil {
+		return nil
+	}
+	f.abort(ctx)
+	return f.stage.Close()
+}
+
+func (f *stageFn) use(s *event.Schema) (err error) {
+	if f.schema == s {
+		return nil
+	}
+	if f.schema.Equal(s) {
+		f.schema = s
+		return nil
+	}
+	if f.schema != nil && f.Kind != "json" && len(f.Params.Outs) == 0 {
+		return fmt.Errorf("encoding for sink %s: batches of several schemas need outs: %v and %v",
+			connect.Redact(f.Params.URL), f.schema, s)
+	}
+	if f.Kind == "parquet" {
+		_, err = format.NewEncoder("csv", s, f.Params.Outs) // finds missing columns early
+	} else {
+		f.enc, err = format.NewEncoder(f.Kind, s, f.Params.Outs)
+	}
+	if err != nil {
+		return fmt.Errorf("encoding for sink %s: %w", connect.Redact(f.Params.URL), err)
+	}
+	if f.Params.When != "" {
+		if f.when, err = expr.Compile(f.Params.When, s); err != nil {
+			return fmt.Errorf("compiling the sink's when: %w", err)
+		}
+		if f.when.Kind() != event.Bool {
+			return fmt.Errorf("compiling the sink's when: %q is a %v, not true or false", f.Params.When, f.when.Kind())
+		}
+	}
+	f.head = nil
+	if f.enc != nil {
+		f.head = f.enc.Header()
+		if f.Gzip {
+			f.head = staged.Gzip(f.head)
+		}
+	}
+	f.schema = s
+	return nil
+}
+
+func (f *stageFn) encode(b event.Batch, enc format.Encoder, when *expr.Program) (out encoded) {
+	if when != nil {
+		keep, err := when.Eval(&b)
+		if err != nil {
+			return encoded{err: fmt.Errorf("evaluating the sink's when: %w", err)}
+		}
+		rows := make([]int32, 0, b.N)
+		for i := range b.N {
+			if !keep.Null(i) && keep.Ints[i] != 0 {
+				rows = append(rows, int32(i))
+			}
+		}
+		if len(rows) < b.N {
+			out.dropped = int64(b.N - len(rows))
+			b = b.Gather(rows)
+		}
+	}
+	out.rows, out.first = int64(b.N), b.MinTime()*1000
+	if b.N == 0 {
+		return out
+	}
+	buf := buffers.Get().(*[]byte)
+	if f.Kind == "parquet" {
+		*buf = event.Append(append((*buf)[:0], make([]byte, 8)...), b)
+		binary.LittleEndian.PutUint64(*buf, uint64(len(*buf)-8))
+	} else {
+		*buf, out.err = enc.Append((*buf)[:0], b)
+		if f.Gzip && out.err == nil {
+			*buf = append((*buf)[:0], staged.Gzip(*buf)...)
+		}
+	}
+	out.bytes = buf
+	return out
+}
+
+func (f *stageFn) writeFirst(ctx context.Context) error {
+	e := <-f.pending[0]
+	f.pending = f.pending[1:]
+	if e.err != nil {
+		return fmt.Errorf("encoding for sink %s: %w", connect.Redact(f.Params.URL), e.err)
+	}
+	dropped.Inc(ctx, e.dropped)
+	if e.rows == 0 {
+		return nil
+	}
+	if err := f.w.Write(ctx, *e.bytes, e.rows, e.first); err != nil {
+		return err
+	}
+	buffers.Put(e.bytes)
+	written.Inc(ctx, e.rows)
+	return nil
+}
+
+// parquetFn makes Parquet files of chunks that hold batches: Parquet can't be concatenated.
+type parquetFn struct {
+	Target staged.Target
+	Outs   []format.Out
+}
+
+// ProcessElement commits the chunks of all bundles.
+func (f *parquetFn) ProcessElement(ctx context.Context, _ int, next func(*staged.Chunk) bool, emit func(int64)) error {
+	rows, err := staged.CommitAll(ctx, f.Target, next, f.join, nil)
+	if err != nil {
+		return err
+	}
+	emit(rows)
+	return nil
+}
+
+func (f *parquetFn) join(w io.Writer, open func(staged.Chunk, int64) (io.ReadCloser, error), chunks []staged.Chunk) error {
+	next, stop := iter.Pull2(batches(open, chunks))
+	defer stop()
+	first, err, ok := next()
+	if !ok {
+		return emptyParquet(w, f.Outs)
+	}
+	if err != nil {
+		return err
+	}
+	return format.WriteParquet(w, first.Schema, f.Outs, func(yield func(event.Batch, error) bool) {
+		for b := first; ok && yield(b, err); b, err, ok = next() {
+		}
+	})
+}
+
+func batches(open func(staged.Chunk, int64) (io.ReadCloser, error), chunks []staged.Chunk) iter.Seq2[event.Batch, error] {
+	return func(yield func(event.Batch, error) bool) {
+		for _, c := range chunks {
+			if !readChunk(open, c, yield) {
+				return
+			}
+		}
+	}
+}
+
+// readChunk reports whether to go on.
+func readChunk(open func(staged.Chunk, int64) (io.ReadCloser, error), c staged.Chunk, yield func(event.Batch, error) bool) bool {
+	fail := func(err error) bool {
+		yield(event.Batch{}, fmt.Errorf("reading chunk %s: %w", c.Name, err))
+		return false
+	}
+	file, err := open(c, 0)
+	if err != nil {
+		return fail(err)
+	}
+	defer file.Close()
+	r := bufio.NewReaderSize(file, 1<<18)
+	rows := int64(0)
+	for {
+		var size [8]byte
+		if _, err := io.ReadFull(r, size[:]); err == io.EOF {
+			break
+		} else if err != nil {
+			return fail(err)
+		}
+		n := binary.LittleEndian.Uint64(size[:])
+		if n > uint64(c.Size) {
+			return fail(event.ErrCorrupt)
+		}
+		p := make([]byte, n)
+		if _, err := io.ReadFull(r, p); err != nil {
+			return fail(err)
+		}
+		b, err := event.Decode(p)
+		if err != nil {
+			return fail(err)
+		}
+		rows += int64(b.N)
+		if !yield(b, nil) {
+			return false
+		}
+	}
+	if rows != c.Rows {
+		return fail(fmt.Errorf("%d rows where %d were written: %w", rows, c.Rows, io.ErrUnexpectedEOF))
+	}
+	return true
+}
+
+// emptyFile is what a file without rows holds: of csv the header, as far as the outs tell it.
+func emptyFile(p Params, kind string, gzip bool) []byte {
+	var head []byte
+	if kind == "csv" && len(p.Outs) > 0 {
+		if s, outs, err := textSchema(p.Outs); err == nil {
+			if enc, err := format.NewEncoder("csv", s, outs); err == nil {
+				head = enc.Header()
+			}
+		}
+	}
+	if gzip && len(head) == 0 {
+		return staged.EmptyGzip
+	}
+	if gzip {
+		return staged.Gzip(head)
+	}
+	return head
+}
+
+// emptyParquet writes a file without rows. The kinds of its columns aren't known: they are strings.
+func emptyParquet(w io.Writer, outs []format.Out) error {
+	s, outs, err := textSchema(outs)
+	if err != nil {
+		return err
+	}
+	return format.WriteParquet(w, s, outs, func(func(event.Batch, error) bool) {})
+}
+
+func textSchema(outs []format.Out) (*event.Schema, []format.Out, error) {
+	var fields []event.Field
+	var renamed []format.Out
+	for i, o := range outs {
+		column := fmt.Sprintf("c%d", i)
+		fields = append(fields, event.Field{Name: column, Kind: event.String})
+		renamed = append(renamed, format.Out{Name: o.Name, Column: column, Object: o.Object})
+	}
+	s, err := event.NewSchema(fields, "", "")
+	return s, renamed, err
+}
