@@ -1,0 +1,36 @@
+// Package source reads events: it lists what addresses name, splits it into ranges, and decodes
+// where it reads, so that only batches and dead letters leave it.
+//
+// What an address stands for is decided by its scheme, which a connector registers: link the
+// connectors that you use by importing them. A plain path is "file", "-" is standard input.
+//
+// # Time and order
+//
+// A batch has the timestamp of its earliest event. Events come in the order of their bytes within a
+// range and in none between ranges.
+//
+// # Delivery
+//
+// Every record is emitted exactly once by a bundle that succeeds, whatever the sizes of ranges: a
+// line belongs to the range that its first byte is in. Ranges are read again after a fault.
+//
+// # Errors
+//
+// What can't be opened or read is an error that names it without secrets; [Check] finds most before
+// a job starts. Records that can't be decoded are dead letters, never errors.
+//
+// # Metrics
+//
+//   - source/read: events emitted
+//   - source/bad: records that became dead letters
+//   - source/blank: blank lines skipped
+//
+// # Non-obvious
+//
+// One splittable DoFn serves all drivers, bounded ones first. Its restriction is a range of the
+// driver's positions, cut small before reading; in the middle of reading a range is never split, since
+// the decoder works ahead on both cores: the tracker claims a range whole.
+//
+// Splittable DoFns run on the direct runner too, which cuts restrictions and reads them in turn. On
+// Prism pass --experiments=prism_disable_sdf_split (github.com/apache/beam issue 35771).
+package source

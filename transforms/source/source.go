@@ -1,0 +1,154 @@
+package source
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+
+	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/decode"
+	"github.com/millrace-ml/millrace/transforms/source/driver"
+)
+
+var (
+	driversMu sync.Mutex
+	drivers   = map[string]driver.Driver{}
+)
+
+// Register makes the driver of a scheme known; connectors call it when they are imported. It panics
+// if the scheme has one, or if the driver gives neither bytes nor batches.
+func Register(scheme string, d driver.Driver) {
+	_, isBytes := d.(driver.Bytes)
+	_, isBatches := d.(driver.Batches)
+	driversMu.Lock()
+	defer driversMu.Unlock()
+	if _, ok := drivers[scheme]; ok || !isBytes && !isBatches {
+		panic(fmt.Sprintf("source driver for %q registered twice, or of no use", scheme))
+	}
+	drivers[scheme] = d
+}
+
+func driverOf(address string) (driver.Driver, error) {
+	scheme := connect.Scheme(address)
+	driversMu.Lock()
+	defer driversMu.Unlock()
+	if d := drivers[scheme]; d != nil {
+		return d, nil
+	}
+	known := make([]string, 0, len(drivers))
+	for s := range drivers {
+		known = append(known, s)
+	}
+	slices.Sort(known)
+	return nil, fmt.Errorf("nothing is linked for the scheme %q (known: %s)", scheme, strings.Join(known, ", "))
+}
+
+// Params says what is read and how.
+type Params struct {
+	// URLs are the addresses: paths, globs, folders, URLs, "-" for standard input.
+	URLs []string
+	// Decode describes the records. If its Format is empty, the name's ending tells; json if it doesn't.
+	Decode decode.Params
+	// Split is the size of a range in bytes; by default 16 MiB.
+	Split int64
+}
+
+const defaultSplit = 16 << 20
+
+// Validate reports all that is wrong.
+func (p Params) Validate() error {
+	var errs []error
+	if len(p.URLs) == 0 {
+		errs = append(errs, errors.New("source: no address to read from"))
+	}
+	for _, address := range p.URLs {
+		if address == "" {
+			errs = append(errs, errors.New("source: an address is empty"))
+		}
+	}
+	if p.Split < 0 {
+		errs = append(errs, fmt.Errorf("source: ranges of %d bytes", p.Split))
+	}
+	d := p.Decode
+	if d.Format == "" {
+		d.Format = "json"
+	}
+	return errors.Join(append(errs, d.Validate())...)
+}
+
+// Check validates, and finds out whether each address names something that can be read. Call it
+// before a job is submitted.
+func Check(ctx context.Context, p Params) error {
+	errs := []error{p.Validate()}
+	for _, address := range p.URLs {
+		if address != "" {
+			_, err := list(ctx, address)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Read emits the events of the addresses, a PCollection<event.Batch>, and the records that aren't
+// events, a PCollection<deadletter.Letter>. It panics on bad params.
+func Read(s beam.Scope, p Params) (events, bad beam.PCollection) {
+	events, bad, err := TryRead(s, p)
+	if err != nil {
+		panic(err)
+	}
+	return events, bad
+}
+
+// TryRead is Read with an error for bad params.
+func TryRead(s beam.Scope, p Params) (events, bad beam.PCollection, err error) {
+	if err := p.Validate(); err != nil {
+		return events, bad, err
+	}
+	s = s.Scope("source.Read")
+	parts := beam.ParDo(s, &listFn{Format: p.Decode.Format}, beam.CreateList(s, p.URLs))
+	split := p.Split
+	if split == 0 {
+		split = defaultSplit
+	}
+	events, bad = beam.ParDo2(s, &readFn{Decode: p.Decode, Split: split}, beam.Reshuffle(s, parts))
+	return events, bad, nil
+}
+
+func list(ctx context.Context, address string) ([]driver.Partition, error) {
+	d, err := driverOf(address)
+	if err == nil {
+		var parts []driver.Partition
+		if parts, err = d.Partitions(ctx, address); err == nil {
+			return parts, nil
+		}
+	}
+	return nil, fmt.Errorf("reading source %s: %w", connect.Redact(address), connect.Scrub(err, address))
+}
+
+// maxHeader bounds the first line of a csv file.
+const maxHeader = 1 << 20
+
+// header is the first line of a csv file, without the end of the line.
+func header(ctx context.Context, d driver.Bytes, p driver.Partition) ([]byte, error) {
+	r, err := d.Open(ctx, p, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	line, err := bufio.NewReader(io.LimitReader(r, maxHeader)).ReadBytes('\n')
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	if len(line) == maxHeader && line[len(line)-1] != '\n' {
+		return nil, fmt.Errorf("the first line has over %d bytes: is it csv with a header?", maxHeader)
+	}
+	return bytes.TrimRight(line, "\r\n"), nil
+}
