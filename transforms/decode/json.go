@@ -153,17 +153,12 @@ func (w *worker) skip(b []byte, i int) int {
 func (w *worker) value(f *field, c *builder, row int, b []byte, i int) int {
 	switch ch := b[i]; {
 	case ch-'0' <= 9 || ch == '-':
+		if end := w.quick(f, c, row, b, i); end >= 0 {
+			return end
+		}
 		n, end := format.ScanNumber(b, i)
 		if end < 0 || n.Padded {
 			return w.syntax(b, i, "a number")
-		}
-		if f.Kind == event.ID && n.Int && n.Mant <= 1<<62 && !n.Long && !c.text && f.enum == nil && f.pattern == nil {
-			v := int64(n.Mant)
-			if n.Neg {
-				v = -v
-			}
-			c.ints[row] = v
-			return end
 		}
 		if !w.number(f, c, row, n, b[i:end]) {
 			return -1

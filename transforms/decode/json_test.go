@@ -572,6 +572,26 @@ func BenchmarkCSV(b *testing.B) {
 	benchmark(b, fraud("csv"), []byte("TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD,TX_FRAUD_SCENARIO"), in, lines)
 }
 
+// BenchmarkRead measures all of Read, with its goroutines.
+func BenchmarkRead(b *testing.B) {
+	in := []byte(strings.Repeat(good+"\n", 100000))
+	d, err := New(fraud("json"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(in)))
+	before := cpu()
+	for b.Loop() {
+		rows := 0
+		_, err := d.Read(bytes.NewReader(in), Source{End: -1},
+			func(b event.Batch) error { rows += b.N; return nil }, func(deadletter.Letter) error { return nil })
+		if err != nil || rows != 100000 {
+			b.Fatal(rows, err)
+		}
+	}
+	b.ReportMetric(float64(cpu()-before)/float64(b.N)/100000, "cpu-ns/event")
+}
+
 // benchmark measures one goroutine.
 func benchmark(b *testing.B, p Params, head, in []byte, lines int) {
 	d, err := New(p)

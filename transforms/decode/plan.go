@@ -34,6 +34,7 @@ type field struct {
 	flo, fhi float64
 	enum     map[string]bool
 	pattern  *regexp.Regexp
+	quick    event.Kind // Kind, if worker.quick may try
 	rfc3339  bool
 	numeric  bool // a timestamp that is a number
 	unit     uint8
@@ -121,6 +122,9 @@ func compile(f Field, at int) field {
 	if f.Kind == event.Int {
 		c.lo, c.hi = -1<<53, 1<<53
 	}
+	if f.Kind == event.Bool {
+		c.lo, c.hi = 0, 1
+	}
 	if f.Min != nil {
 		c.lo, c.flo = max(c.lo, scaled(*f.Min, f, true)), *f.Min
 	}
@@ -135,6 +139,9 @@ func compile(f Field, at int) field {
 	}
 	if f.Pattern != "" {
 		c.pattern = regexp.MustCompile(f.Pattern)
+	}
+	if len(f.Enum) == 0 && f.Pattern == "" {
+		c.quick = f.Kind
 	}
 	if f.Kind == event.Timestamp {
 		c.unit, c.numeric = timeUnits[f.TimeFormat], false

@@ -365,6 +365,63 @@ func shown(text []byte) string {
 	return strconv.Quote(string(text))
 }
 
+// quick reads and stores the numbers that nearly all are: some digits, perhaps a point and decimal places,
+// nothing to check but bounds. It returns the index behind, or -1 for whatever needs more care.
+func (w *worker) quick(f *field, c *builder, row int, b []byte, i int) int {
+	first := i
+	m := int64(0)
+	for {
+		d := b[i] - '0'
+		if d > 9 {
+			break
+		}
+		m = m*10 + int64(d)
+		i++
+	}
+	n := i - first
+	if n == 0 || n > 15 || n > 1 && b[first] == '0' {
+		return -1
+	}
+	next := b[i]
+	switch f.quick {
+	case event.ID, event.Int, event.Bool:
+		if next == '.' || next|0x20 == 'e' || m < f.lo || m > f.hi || c.text {
+			return -1
+		}
+		c.ints[row] = m
+		return i
+	case event.Decimal:
+		scale := int(f.Scale)
+		if next == '.' {
+			i++
+			for {
+				d := b[i] - '0'
+				if d > 9 || scale == 0 {
+					break
+				}
+				m = m*10 + int64(d)
+				scale--
+				i++
+			}
+			if next = b[i]; next-'0' <= 9 || b[i-1] == '.' {
+				return -1
+			}
+		}
+		if n+int(f.Scale) > 18 || next|0x20 == 'e' {
+			return -1
+		}
+		for ; scale > 0; scale-- {
+			m *= 10
+		}
+		if m < f.lo || m > f.hi {
+			return -1
+		}
+		c.ints[row] = m
+		return i
+	}
+	return -1
+}
+
 // number stores a number. text is its text.
 func (w *worker) number(f *field, c *builder, row int, n format.Number, text []byte) bool {
 	switch f.Kind {
