@@ -357,7 +357,8 @@ func TestLinksAndDevices(t *testing.T) {
 	if err := os.Symlink("real.jsonl", dir+"/link.jsonl"); err != nil {
 		t.Fatal(err)
 	}
-	for _, out := range []string{dir + "/link.jsonl", os.DevNull} {
+	t.Chdir(dir)
+	for _, out := range []string{"link.jsonl", "plain", os.DevNull} {
 		j := job{source.Params{URLs: []string{in}, Decode: fields()}, sink.Params{URL: out}, os.DevNull}
 		if err := sink.Check(t.Context(), j.out); err != nil {
 			t.Error(err)
@@ -367,6 +368,7 @@ func TestLinksAndDevices(t *testing.T) {
 		}
 	}
 	same(t, lines(t, dir+"/real.jsonl"), []string{line(1)}, 0)
+	empty(t, dir, "real.jsonl", "link.jsonl", "plain")
 	if info, err := os.Lstat(dir + "/link.jsonl"); err != nil || info.Mode()&fs.ModeSymlink == 0 {
 		t.Errorf("the link was replaced: %v, %v", info, err)
 	}

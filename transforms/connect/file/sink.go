@@ -89,7 +89,7 @@ func (s *store) Create(_ context.Context, name string) (driver.Writer, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &writer{File: f, temp: temp, path: path}, nil
+		return &writer{File: f, root: s.root, temp: temp, path: path}, nil
 	}
 }
 
@@ -102,7 +102,7 @@ func beside(path string) string {
 // writer embeds the file for its ReadFrom, which lets the kernel copy.
 type writer struct {
 	*os.File
-	temp, path string
+	root, temp, path string
 }
 
 func (w *writer) Close() error {
@@ -114,7 +114,7 @@ func (w *writer) Close() error {
 		err = os.Rename(w.temp, w.path)
 	}
 	if err != nil {
-		os.Remove(w.temp)
+		w.remove()
 		return err
 	}
 	return syncFolder(filepath.Dir(w.path))
@@ -122,7 +122,18 @@ func (w *writer) Close() error {
 
 func (w *writer) Abort() {
 	w.File.Close()
+	w.remove()
+}
+
+func (w *writer) remove() {
 	os.Remove(w.temp)
+	prune(w.root, filepath.Dir(w.temp))
+}
+
+// prune removes folders that have become empty, from dir up to root.
+func prune(root, dir string) {
+	for ; dir != root && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+	}
 }
 
 // syncFolder makes names durable. Some file systems can't; then there is nothing to be done.
@@ -172,7 +183,7 @@ func (s *store) Copy(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	w := &writer{File: f, temp: temp, path: target}
+	w := &writer{File: f, root: s.root, temp: temp, path: target}
 	if _, err := io.Copy(f, r); err != nil {
 		w.Abort()
 		return err
@@ -219,11 +230,7 @@ func (s *store) Delete(_ context.Context, name string) error {
 	if err := os.Remove(s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for dir := filepath.Dir(filepath.FromSlash(name)); dir != "."; dir = filepath.Dir(dir) {
-		if os.Remove(filepath.Join(s.root, dir)) != nil {
-			break // not empty
-		}
-	}
+	prune(s.root, filepath.Dir(s.path(name)))
 	return nil
 }
 
