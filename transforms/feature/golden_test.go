@@ -3,12 +3,16 @@ package feature
 import (
 	"bufio"
 	"compress/gzip"
+	"context"
 	"math"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 
 	"github.com/millrace-ml/millrace/testing/shareddata"
 	"github.com/millrace-ml/millrace/transforms/event"
@@ -168,31 +172,75 @@ func TestHandbook(t *testing.T) {
 	}
 }
 
-// BenchmarkHandbook is both stages over all rows; events arrive in time order, in batches.
+// BenchmarkHandbook is the engine over all rows, shard by shard in time order as in a bounded run,
+// without splitting and sorting, in time of the process (a shared machine's clock tells little).
 func BenchmarkHandbook(b *testing.B) {
-	all := transactions(b)
 	c, err := compile(handbook())
 	if err != nil {
 		b.Fatal(err)
 	}
-	var batches []event.Batch
-	for at := 0; at < all.N; at += 4096 {
-		var rows []int32
-		for r := at; r < min(at+4096, all.N); r++ {
-			rows = append(rows, int32(r))
+	rows := transactions(b)
+	if rows, err = c.first.apply(rows); err != nil {
+		b.Fatal(err)
+	}
+	for _, st := range c.stages {
+		var shards [defaultShards][]event.Batch
+		var picked [defaultShards][]int32
+		for i := range rows.N {
+			k := rows.Cols[st.entity].HashID(i) % defaultShards
+			if picked[k] = append(picked[k], int32(i)); len(picked[k]) == batchRows {
+				shards[k] = append(shards[k], rows.Gather(picked[k]))
+				picked[k] = picked[k][:0]
+			}
 		}
-		batch, err := c.first.apply(all.Gather(rows))
-		if err != nil {
+		b.Run(st.name, func(b *testing.B) {
+			start := cpuTime(b)
+			for b.Loop() {
+				for k := range shards {
+					sh := st.newShard()
+					for _, batch := range shards[k] {
+						_, _, _ = sh.apply(batch)
+					}
+				}
+			}
+			b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N)/float64(rows.N), "cpu-ns/event")
+		})
+		if rows, _, err = st.newShard().apply(rows); err != nil {
 			b.Fatal(err)
 		}
-		batches = append(batches, batch)
 	}
-	for b.Loop() {
-		first, second := c.stages[0].newShard(), c.stages[1].newShard()
-		for _, batch := range batches {
-			x, _, _ := first.apply(batch)
-			_, _, _ = second.apply(x)
+}
+
+func cpuTime(b *testing.B) int64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
+}
+
+// BenchmarkCompute is the whole transform over all rows on the direct runner: splitting, sorting and
+// the engine, for both entities.
+func BenchmarkCompute(b *testing.B) {
+	all := transactions(b)
+	var batches []event.Batch
+	for at := 0; at < all.N; at += batchRows {
+		var rows []int32
+		for r := at; r < min(at+batchRows, all.N); r++ {
+			rows = append(rows, int32(r))
 		}
+		batches = append(batches, all.Gather(rows))
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(all.N), "ns/event")
+	store.in[b.Name()] = batches
+	start := cpuTime(b)
+	for b.Loop() {
+		pipeline, s := beam.NewPipelineWithRoot()
+		rows, _ := Compute(s, beam.ParDo(s, &giveFn{b.Name()}, beam.Impulse(s)), handbook())
+		beam.ParDo(s, &keepFn{b.Name()}, rows)
+		if _, err := beam.Run(context.Background(), "direct", pipeline); err != nil {
+			b.Fatal(err)
+		}
+		store.out = map[string][]event.Batch{}
+	}
+	b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N)/float64(all.N), "cpu-ns/event")
 }

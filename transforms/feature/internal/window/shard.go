@@ -343,8 +343,8 @@ func (s *Shard) insert(e *entity, row int, newest bool, t, id int64, name string
 	}
 }
 
-// accumulate adds v to a total: 96 bits of sum, and in the upper half of the second word... the sum's
-// top 32 bits, in the lower half the number of values.
+// accumulate adds v to a total: the first word and the upper half of the second are a sum of 96 bits,
+// which 2^32 values can't overflow; the lower half of the second is their number.
 func accumulate(lo, hi uint64, v int64) (uint64, uint64) {
 	lo, carry := bits.Add64(lo, uint64(v), 0)
 	top := uint32(hi>>32) + uint32(v>>63) + uint32(carry)
