@@ -554,8 +554,18 @@ func (d *decoder) checkCandidates(u *UseCase, s *event.Schema) {
 	}
 }
 
+// maxGrid bounds the models of a grid: each is trained once a fold.
+const maxGrid = 1000
+
 // checkParams asks the kind, if the binary links any, each parameter on its own.
 func (d *decoder) checkParams(c CandidateEntry, path string, kinds []string) {
+	size := 1
+	for _, a := range c.Grid {
+		if size *= max(len(a.Values), 1); size > maxGrid {
+			d.faultAt(path+".grid", "is more than %d models", maxGrid)
+			break
+		}
+	}
 	for _, a := range c.Grid {
 		if slices.ContainsFunc(c.Params, func(p Param) bool { return p.Name == a.Name }) {
 			d.faultAt(path+".grid."+a.Name, "stands in params too")

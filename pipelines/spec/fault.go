@@ -36,6 +36,9 @@ func (f Fault) String() string {
 	return b.String()
 }
 
+// Error is String.
+func (f Fault) Error() string { return f.String() }
+
 // Faults are all the faults of a file, in its order.
 type Faults []Fault
 

@@ -236,6 +236,7 @@ func TestOneFault(t *testing.T) {
 		{"kind: forest", "kind: forest, of: [a]", "training.candidates[1]", "ensemble"},
 		{"kind: forest}", "kind: forest}\n    - {name: c, kind: ensemble, of: [a, bb]}", "training.candidates[2].of[1]", "did you mean"},
 		{"kind: forest}", "kind: forest, features: [amount]}\n    - {name: c, kind: ensemble, of: [a, b]}", "training.candidates[2].of[1]", "share their inputs"},
+		{"grid: {depth: [3, 6]}", "grid: {depth: [" + strings.Repeat("3, ", 1001) + "3]}", "training.candidates[0].grid", "more than 1000"},
 		{"kind: forest}", "kind: forest, method: stack}", "training.candidates[1].method", "means nothing"},
 		{"kind: forest}", "kind: forest, calibrate: plat}", "training.candidates[1].calibrate", "did you mean platt"},
 		{"WHO: id", "WHO: id\n    class: string", "event.fields.class", "scoring gives"},
