@@ -171,7 +171,7 @@ func TestTenFaults(t *testing.T) {
 		{"features[1].aggregates.m.emtpy", "did you mean empty?"},
 		{"models[0].kind", "the number 3"},
 		{"models[0].decide[0].when", "wants a bool"},
-		{"sinks.dead_letters", "a list"},
+		{"sinks.dead_letters", "wants a URL or path, or a mapping, not a list"},
 	}
 	if len(got) != len(want) {
 		t.Errorf("%d faults, want %d", len(got), len(want))

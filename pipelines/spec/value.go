@@ -540,6 +540,9 @@ func (f forms) all() []value {
 	return all
 }
 
+// link is an object in the reference page.
+var link = regexp.MustCompile(`\[[^\]]*\]\(#[^)]*\)`)
+
 func (f forms) decode(d *decoder, n *yaml.Node, path string) {
 	v := f.scalar
 	switch follow(n).Kind {
@@ -549,7 +552,7 @@ func (f forms) decode(d *decoder, n *yaml.Node, path string) {
 		v = f.sequence
 	}
 	if v == nil {
-		d.wrong(d.enter(n, path), path, f.describe().text)
+		d.wrong(d.enter(n, path), path, link.ReplaceAllString(f.describe().text, "a mapping"))
 		return
 	}
 	v.decode(d, n, path)
