@@ -376,6 +376,9 @@ func TestTrainRefuses(t *testing.T) {
 		"weight":        func(t *models.Training) { t.Train.W = make([]float32, 20); t.Train.W[3] = -1 },
 		"class weight":  func(t *models.Training) { t.Params["loss"], t.Params["class_weight"] = Squared, 2.0 },
 		"bad validator": func(t *models.Training) { t.Valid = models.Dataset{Features: t.Train.Features, Y: []float32{1}} },
+		"other width": func(t *models.Training) {
+			t.Valid = models.Dataset{Features: t.Train.Features[:1], X: []float32{1}, Y: []float32{1}}
+		},
 	} {
 		tr := models.Training{Train: good, Params: complete(t, nil)}
 		change(&tr)

@@ -38,8 +38,11 @@ func train(ctx context.Context, t models.Training) (*Model, error) {
 	if fit.Rows() == 0 {
 		return nil, fmt.Errorf("no rows to train on: %w", models.ErrShape)
 	}
-	workers := tree.Workers(t.Workers)
 	features := len(fit.Features)
+	if valid.Rows() > 0 && len(valid.Features) != features {
+		return nil, fmt.Errorf("%d features to train on, %d to validate: %w", features, len(valid.Features), models.ErrShape)
+	}
+	workers := tree.Workers(t.Workers)
 	var positive []float32
 	if loss == Logistic {
 		positive = fit.Y
