@@ -56,6 +56,9 @@ type stream struct {
 	open func() (io.WriteCloser, error)
 }
 
+// SharesStaging says that all streams are staged in one place.
+func (s *stream) SharesStaging() {}
+
 func (s *stream) Copy(ctx context.Context, from, to string) error {
 	r, err := s.Open(ctx, from, 0)
 	if err != nil {

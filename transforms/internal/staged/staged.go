@@ -447,7 +447,14 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // Sweep deletes what is staged for the target, of this run and of those that broke off.
 func (s *Stage) Sweep(ctx context.Context) error {
-	names, err := s.store.List(ctx, s.dir())
+	prefix := s.dir()
+	if _, ok := s.store.(driver.Shared); ok {
+		if s.target.Run == "" {
+			return nil
+		}
+		prefix += s.target.Run + "/"
+	}
+	names, err := s.store.List(ctx, prefix)
 	if err != nil {
 		return s.target.wrap("sweeping", err)
 	}

@@ -23,6 +23,13 @@ type Store interface {
 	io.Closer
 }
 
+// Shared is what a store implements whose staging several targets, maybe of several processes, share:
+// then a run sweeps nothing but its own.
+type Shared interface {
+	Store
+	SharesStaging()
+}
+
 // Writer writes an object. One of Close and Abort ends it.
 type Writer interface {
 	io.WriteCloser
