@@ -464,14 +464,6 @@ func (d *decoder) checkTraining(u *UseCase, s *event.Schema) {
 	if _, ok := t.MetricOf(t.Gate.Metric); !ok && !d.bad("training.metrics") && !d.bad("training.gate.metric") {
 		d.faultAt("training.gate.metric", "%s is not among the metrics%s", t.Gate.Metric, hint(t.Gate.Metric, metrics))
 	}
-	if d.has("training.threshold") && !d.bad("training.threshold") {
-		if (t.Threshold.Alerts > 0) != (t.Threshold.Per > 0) {
-			d.faultAt("training.threshold", "alerts and per go together")
-		}
-		if d.has("training.threshold.alerts") && d.has("training.threshold.f_beta") {
-			d.faultAt("training.threshold", "wants either f_beta or alerts")
-		}
-	}
 	d.checkCandidates(u, s)
 }
 
@@ -522,9 +514,6 @@ func (d *decoder) checkCandidates(u *UseCase, s *event.Schema) {
 	}
 	for i, c := range t.Candidates {
 		path := fmt.Sprintf("training.candidates[%d]", i)
-		if d.has(path+".method") && c.Kind != "ensemble" {
-			d.faultAt(path+".method", "means nothing for a kind other than ensemble")
-		}
 		if len(c.Of) > 0 && len(c.Features) > 0 {
 			d.faultAt(path+".features", "means nothing for an ensemble, whose inputs are its members'")
 		}

@@ -92,11 +92,8 @@ type Candidate struct {
 	Name, Kind string
 	// Params are ints, float64s, bools, strings and lists of them, not yet checked against the kind.
 	Params map[string]any
-	// Of names the entries whose best models an ensemble joins, by Method: blend, blend_log_odds or stack.
-	Of     []string
-	Method string
-	// Calibrate is platt, isotonic or none.
-	Calibrate string
+	// Of names the entries whose best models an ensemble joins.
+	Of []string
 	// Group is the entry's name.
 	Group string
 	// Features are the inputs, in order.
@@ -111,7 +108,7 @@ func (u *UseCase) Candidates() []Candidate {
 	all := u.Features().Names()
 	var out []Candidate
 	for _, e := range u.Training.Candidates {
-		base := Candidate{Name: e.Name, Group: e.Name, Kind: e.Kind, Of: slices.Clone(e.Of), Method: e.Method, Calibrate: e.Calibrate, Features: slices.Clone(e.Features), Params: map[string]any{}}
+		base := Candidate{Name: e.Name, Group: e.Name, Kind: e.Kind, Of: slices.Clone(e.Of), Features: slices.Clone(e.Features), Params: map[string]any{}}
 		if len(base.Features) == 0 {
 			base.Features = slices.Clone(all)
 		}

@@ -278,7 +278,6 @@ func sinks(u *UseCase) value {
 func trainingObject(t *Training) value {
 	t.Seed = 1
 	t.Gate.Confidence = 0.95
-	t.Threshold.Beta = 1
 	return object{name: "Training", doc: "How models are trained, chosen and published. Splits go by time only.", keys: []key{
 		{name: "window", value: splitObject(&t.Window), required: true, example: "{train: 7d, gap: 7d, test: 7d}",
 			doc: "The shape of a fold."},
@@ -293,8 +292,6 @@ func trainingObject(t *Training) value {
 		{name: "candidates", value: list[CandidateEntry]{dst: &t.Candidates, elem: candidateObject, least: 1}, required: true,
 			doc: "What is trained."},
 		{name: "gate", value: gateObject(&t.Gate), doc: "When a challenger replaces the champion."},
-		{name: "threshold", value: thresholdObject(&t.Threshold), def: "{f_beta: 1}",
-			doc: "How the bundle's threshold is set, on the selection folds."},
 		{name: "seed", value: integer(&t.Seed, 0, 1<<53), def: "1", doc: "Makes training repeatable: the same data and seed give the same weights."},
 	}}
 }
@@ -310,7 +307,7 @@ func splitObject(s *Split) value {
 
 func foldsObject(f *Folds) value {
 	return object{name: "Folds", doc: "Consecutive folds.", keys: []key{
-		{name: "from", value: date(&f.From), def: "counted back from the end of the history", example: "2018-06-20", doc: "When the first fold's training begins."},
+		{name: "from", value: date(&f.From), def: "counted back from now", example: "2018-06-20", doc: "When the first fold's training begins."},
 		{name: "folds", value: integer(&f.Count, 1, 1000), required: true, example: "4", doc: "How many."},
 	}}
 }
@@ -319,7 +316,7 @@ func excludeObject(x *Exclude) value {
 	x.PositiveSince = "train"
 	return object{name: "Exclude", doc: "A test row is left out if its entity had a positive event that was known by then.", keys: []key{
 		{name: "entity", value: name(&x.Entity), required: true, example: "CUSTOMER_ID", doc: "Whose events count."},
-		{name: "positive_since", value: enum(&x.PositiveSince, "train", "start"), def: "train", doc: "From when on positive events count: the start of the fold's training, or of the history."},
+		{name: "positive_since", value: enum(&x.PositiveSince, "train"), def: "train", doc: "From when on positive events count: the start of the fold's training."},
 		{name: "known_after", value: duration(&x.KnownAfter, 0), def: "`label.delay`", example: "7d", doc: "How long after the event it is known."},
 		{name: "align", value: duration(&x.Align, 0), def: "0", example: "1d", doc: "Rounds the time of knowledge up to a multiple of this, in UTC: known at the next midnight."},
 	}}
@@ -370,7 +367,6 @@ func candidateObject(c *CandidateEntry) value {
 		return list[string]{dst: dst, elem: func(s *string) value { return candidateName(s) }, least: 1}
 	}
 	inputs := list[string]{dst: &c.Features, elem: func(s *string) value { return name(s) }, least: 1}
-	c.Calibrate = "none"
 	return object{name: "Candidate", doc: "A model to train, or a grid of them.", keys: []key{
 		{name: "name", value: candidateName(&c.Name), required: true, example: "trees", doc: "Its name in reports; the models of a grid add their values: `trees-50-3-0.1`."},
 		{name: "kind", value: text(&c.Kind), required: true, example: "gbdt", doc: "The kind of model: `logistic`, `linear`, `mlp`, `gbdt`, `forest`, `ensemble`, or what else the binary links."},
@@ -381,8 +377,6 @@ func candidateObject(c *CandidateEntry) value {
 			return list[any]{dst: &a.Values, elem: func(v *any) value { return parameter{v} }, least: 1}
 		}}, example: "{depth: [3, 6], rate: [0.1, 0.3]}", doc: "Hyper-parameters with the values to try, in all combinations."},
 		{name: "of", value: names(&c.Of), example: "[trees, forest]", doc: "The members of an ensemble, by name; of a grid the best."},
-		{name: "method", value: enum(&c.Method, "blend", "blend_log_odds", "stack"), def: "blend", doc: "How an ensemble joins its members: the mean of their scores, the mean of their log odds, or a logistic regression on held-out rows."},
-		{name: "calibrate", value: enum(&c.Calibrate, "none", "platt", "isotonic"), def: "none", doc: "Makes probabilities of scores, on held-out rows."},
 		{name: "features", value: inputs, def: "all features", doc: "The inputs of this candidate."},
 	}}
 }
@@ -392,13 +386,5 @@ func gateObject(g *Gate) value {
 		{name: "metric", value: text(&g.Metric), def: "average_precision where it is measured, else the last metric", example: "average_precision", doc: "On which metric; candidates are chosen by it too."},
 		{name: "gain", value: number(func(v float64) { g.Gain = v }, "a number from 0", 0, 1e308, false), def: "0", example: "0.002", doc: "By how much at least."},
 		{name: "confidence", value: number(func(v float64) { g.Confidence = v }, "a number between 0 and 1", 0, 1, true), def: "0.95", doc: "With what confidence, by bootstrap."},
-	}}
-}
-
-func thresholdObject(t *Threshold) value {
-	return object{name: "Threshold", doc: "Either the best F score or a number of alerts.", keys: []key{
-		{name: "f_beta", value: number(func(v float64) { t.Beta = v }, "a number above 0", 0, 1e6, true), def: "1", doc: "The threshold with the best F score of this beta."},
-		{name: "alerts", value: integer(&t.Alerts, 1, 1_000_000_000), example: "100", doc: "The threshold that this many events of a period reach."},
-		{name: "per", value: duration(&t.Per, time.Second), example: "1d", doc: "The period of `alerts`."},
 	}}
 }

@@ -237,8 +237,6 @@ func TestOneFault(t *testing.T) {
 		{"kind: forest}", "kind: forest}\n    - {name: c, kind: ensemble, of: [a, bb]}", "training.candidates[2].of[1]", "did you mean"},
 		{"kind: forest}", "kind: forest, features: [amount]}\n    - {name: c, kind: ensemble, of: [a, b]}", "training.candidates[2].of[1]", "share their inputs"},
 		{"grid: {depth: [3, 6]}", "grid: {depth: [" + strings.Repeat("3, ", 1001) + "3]}", "training.candidates[0].grid", "more than 1000"},
-		{"kind: forest}", "kind: forest, method: stack}", "training.candidates[1].method", "means nothing"},
-		{"kind: forest}", "kind: forest, calibrate: plat}", "training.candidates[1].calibrate", "did you mean platt"},
 		{"WHO: id", "WHO: id\n    class: string", "event.fields.class", "scoring gives"},
 		{"when: score >= threshold", "when: BAD", "models[0].decide[0].when", "label"},
 		{"sinks:", "source: [a.csv, {url: b.csv, format: csv}]\nsinks:", "source[1]", "one format"},

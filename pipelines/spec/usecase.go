@@ -116,7 +116,6 @@ type Training struct {
 	Metrics    []Metric
 	Candidates []CandidateEntry
 	Gate       Gate
-	Threshold  Threshold
 	Seed       uint64
 }
 
@@ -126,8 +125,8 @@ type Split struct{ Train, Gap, Test, Step time.Duration }
 
 // Folds are consecutive folds.
 type Folds struct {
-	// From is when the first fold's training begins; the zero time counts back from the end of the
-	// history, so that the last fold's test ends there.
+	// From is when the first fold's training begins; the zero time counts back from now, so that
+	// the last fold's test ends today.
 	From  time.Time
 	Count int
 }
@@ -135,7 +134,7 @@ type Folds struct {
 // Exclude takes the entities that are already known to be positive out of the test rows.
 type Exclude struct {
 	Entity string
-	// PositiveSince is "train", from the fold's training start on, or "start", over the whole history.
+	// PositiveSince is "train": positive events count from the fold's training start on.
 	PositiveSince string
 	// KnownAfter is the time from a positive event to its knowledge.
 	KnownAfter time.Duration
@@ -168,10 +167,6 @@ type CandidateEntry struct {
 	Grid       []Axis
 	// Of names the members of an ensemble; of an entry with a grid the best on the selection folds.
 	Of []string
-	// Method is how an ensemble joins them: blend, blend_log_odds or stack; empty for other kinds.
-	Method string
-	// Calibrate is platt, isotonic or none.
-	Calibrate string
 	// Features are the inputs; empty for all features.
 	Features []string
 }
@@ -196,15 +191,6 @@ type Gate struct {
 	Gain float64
 	// Confidence is that of the bootstrap interval in which the gain must lie.
 	Confidence float64
-}
-
-// Threshold says how a bundle's threshold is set on the selection folds.
-type Threshold struct {
-	// Beta is that of the F-beta score which is maximised, if Alerts is 0.
-	Beta float64
-	// Alerts is how many events of a time of length Per are to be above the threshold.
-	Alerts int
-	Per    time.Duration
 }
 
 // Load reads a use case: a built-in's name, or the path of a file. sets are overrides such as
@@ -316,11 +302,6 @@ func (u *UseCase) complete() {
 	t := u.Training
 	if t == nil {
 		return
-	}
-	for i := range t.Candidates {
-		if c := &t.Candidates[i]; c.Kind == "ensemble" && c.Method == "" {
-			c.Method = "blend"
-		}
 	}
 	if t.Window.Step == 0 {
 		t.Window.Step = t.Window.Test
