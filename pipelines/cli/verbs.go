@@ -1,0 +1,347 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-ml/millrace/models/registry"
+	"github.com/millrace-ml/millrace/pipelines/retraining"
+	"github.com/millrace-ml/millrace/pipelines/runner"
+	"github.com/millrace-ml/millrace/pipelines/scoring"
+	"github.com/millrace-ml/millrace/pipelines/spec"
+	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/source"
+)
+
+func runCommand(stderr io.Writer) *cobra.Command {
+	var c common
+	var o scoring.Options
+	cmd := &cobra.Command{
+		Use:     "run USECASE",
+		Short:   "Score events",
+		Example: "  millrace run fraud --source transactions.csv.gz --sink scores.jsonl",
+		Args:    exactly(1, "a use case: a built-in name or a file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			u, err := c.load(args[0])
+			if err != nil {
+				return err
+			}
+			if err := c.options(&o); err != nil {
+				return err
+			}
+			p, err := scoring.New(cmd.Context(), u, o)
+			if err != nil {
+				return optionError(err)
+			}
+			return c.score(cmd.Context(), stderr, p, u)
+		},
+	}
+	c.bind(cmd)
+	f := cmd.Flags()
+	f.StringVar(&c.sink, "sink", "", "where scores go: a path, a folder ending in / or a URL (default: the file's sinks)")
+	f.StringVar(&o.Registry, "registry", "", "registry of models: a folder or a URL (default: the file's)")
+	f.StringVar(&o.Model, "model", "", "version to score with, as NAME@VERSION or NAME@ALIAS (default: the served alias)")
+	f.BoolVar(&o.WithFeatures, "features", false, "write the features beside each score")
+	return cmd
+}
+
+func featuresCommand(stderr io.Writer) *cobra.Command {
+	var c common
+	cmd := &cobra.Command{
+		Use:     "features USECASE",
+		Short:   "Compute features alone: a backfill, a training set",
+		Example: "  millrace features fraud --source transactions.csv.gz --sink features.parquet",
+		Args:    exactly(1, "a use case: a built-in name or a file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			u, err := c.load(args[0])
+			if err != nil {
+				return err
+			}
+			var o scoring.Options
+			if err := c.options(&o); err != nil {
+				return err
+			}
+			if o.Sink == "" {
+				o.Sink = "./millrace/features.jsonl"
+			}
+			p, err := scoring.Features(u, o)
+			if err != nil {
+				return err
+			}
+			return c.score(cmd.Context(), stderr, p, u)
+		},
+	}
+	c.bind(cmd)
+	cmd.Flags().StringVar(&c.sink, "sink", "", "where features go; the ending .jsonl, .csv or .parquet gives the format (default ./millrace/features.jsonl)")
+	return cmd
+}
+
+// options fills in what the flags say.
+func (c *common) options(o *scoring.Options) error {
+	o.Sources, o.Sink, o.DeadLetters = c.sources, c.sink, c.deadLetters
+	var err error
+	o.Memory, err = parseBytes(c.memory)
+	return err
+}
+
+func optionError(err error) error {
+	if errors.Is(err, scoring.ErrOption) {
+		return usageError{err}
+	}
+	return err
+}
+
+// score runs a scoring graph and says what came of it.
+func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u *spec.UseCase) error {
+	if err := p.Check(ctx); err != nil {
+		return err
+	}
+	pr := newProgress(stderr)
+	pr.say("%s: reading %s", u.Name, strings.Join(redacted(p.Source.URLs), ", "))
+	for _, m := range p.Predict.Models {
+		pr.say("scoring with %s@%d", m.Name, m.Version)
+	}
+	pipeline, scope := beam.NewPipelineWithRoot()
+	scoring.Build(scope, p)
+	res, err := runner.Run(ctx, c.runner, pipeline)
+	if err != nil {
+		return errors.Join(err, p.Sweep(context.WithoutCancel(ctx)))
+	}
+	pr.counts(res)
+	for _, s := range p.Sinks {
+		pr.say("wrote %s", connect.Redact(s.URL))
+	}
+	return nil
+}
+
+func redacted(urls []string) []string {
+	out := make([]string, len(urls))
+	for i, u := range urls {
+		out[i] = connect.Redact(u)
+	}
+	return out
+}
+
+func retrainCommand(stdout, stderr io.Writer) *cobra.Command {
+	var c common
+	var report string
+	cmd := &cobra.Command{
+		Use:     "retrain USECASE",
+		Short:   "Train candidates, choose, judge and publish",
+		Example: "  millrace retrain fraud --source transactions.csv.gz --report ./report",
+		Args:    exactly(1, "a use case: a built-in name or a file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			u, err := c.load(args[0])
+			if err != nil {
+				return err
+			}
+			pr := newProgress(stderr)
+			_, err = c.retrain(cmd.Context(), pr, u, report)
+			if err != nil {
+				return err
+			}
+			r, err := retraining.ReadReport(report)
+			if err != nil {
+				return err
+			}
+			return r.Print(stdout)
+		},
+	}
+	c.bind(cmd)
+	f := cmd.Flags()
+	f.StringVar(&c.registry, "registry", "", "registry of models: a folder or a URL (default: the file's)")
+	f.StringVar(&report, "report", "./millrace/report", "folder for report.json, report.html and plots")
+	return cmd
+}
+
+func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, report string) (retraining.Params, error) {
+	memory, err := parseBytes(c.memory)
+	if err != nil {
+		return retraining.Params{}, err
+	}
+	src, err := scoring.Source(u, c.sources)
+	if err != nil {
+		return retraining.Params{}, err
+	}
+	if err := source.Check(ctx, src); err != nil {
+		return retraining.Params{}, err
+	}
+	where := c.registry
+	if where == "" {
+		if where, err = u.Registry.Resolve(); err != nil {
+			return retraining.Params{}, fmt.Errorf("registry: %w", err)
+		}
+	}
+	work, err := os.MkdirTemp("", "millrace-retrain-")
+	if err != nil {
+		return retraining.Params{}, fmt.Errorf("making a work folder: %w", err)
+	}
+	defer os.RemoveAll(work)
+	p, err := retraining.New(u, retraining.Options{
+		Source: src, DeadLetters: c.deadLetters, Registry: where, ReportDir: report, Work: work, Memory: memory, Now: time.Now(), Revision: revision(),
+	})
+	if err != nil {
+		return p, err
+	}
+	pr.say("%s: reading %s", u.Name, strings.Join(redacted(src.URLs), ", "))
+	pipeline, scope := beam.NewPipelineWithRoot()
+	retraining.Build(scope, p)
+	res, err := runner.Run(ctx, c.runner, pipeline)
+	if err != nil {
+		return p, err
+	}
+	pr.say("%d events read; report in %s", res.Counters["source.read"], report)
+	return p, nil
+}
+
+func simulateCommand(stderr io.Writer) *cobra.Command {
+	var c common
+	var days, customers, terminals int
+	var seed int64
+	cmd := &cobra.Command{
+		Use:     "simulate USECASE",
+		Short:   "Write simulated events of a built-in use case",
+		Example: "  millrace simulate fraud --days 60 --sink transactions.csv.gz",
+		Args:    exactly(1, "a built-in use case"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			u, err := c.load(args[0])
+			if err != nil {
+				return err
+			}
+			if u.Name != "fraud" {
+				return usageError{fmt.Errorf("there is a simulator of fraud only, not of %s", u.Name)}
+			}
+			o := scoring.Options{Sink: c.sink, DeadLetters: c.deadLetters}
+			o.Sources = []string{fmt.Sprintf("simulate://fraud?days=%d&customers=%d&terminals=%d&seed=%d", days, customers, terminals, seed)}
+			p, err := scoring.Raw(u, o)
+			if err != nil {
+				return err
+			}
+			return c.score(cmd.Context(), stderr, p, u)
+		},
+	}
+	c.bind(cmd)
+	f := cmd.Flags()
+	f.StringVar(&c.sink, "sink", "./millrace/transactions.csv.gz", "where events go")
+	f.IntVar(&days, "days", 183, "days from 2018-04-01")
+	f.IntVar(&customers, "customers", 5000, "customers")
+	f.IntVar(&terminals, "terminals", 10000, "terminals")
+	f.Int64Var(&seed, "seed", 0, "0 gives the Fraud Detection Handbook's own table")
+	return cmd
+}
+
+func lintCommand(stdout io.Writer) *cobra.Command {
+	var sets []string
+	cmd := &cobra.Command{
+		Use:     "lint USECASE",
+		Short:   "Check a use-case file",
+		Example: "  millrace lint fraud.yaml",
+		Args:    exactly(1, "a use case: a built-in name or a file"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			u, err := spec.Load(args[0], sets)
+			if err != nil {
+				return err
+			}
+			for _, w := range u.Warnings {
+				fmt.Fprintln(stdout, "warning:", w.String())
+			}
+			fmt.Fprintf(stdout, "%s is well formed: %d features, fingerprint %s\n", u.File, len(u.Features().Names()), u.Features().Fingerprint())
+			return nil
+		},
+	}
+	cmd.Flags().StringArrayVar(&sets, "set", nil, "override a field, as path=value; may be repeated")
+	return cmd
+}
+
+func modelsCommand(stdout io.Writer) *cobra.Command {
+	var where string
+	cmd := &cobra.Command{Use: "models", Short: "Look at the registry of models", Example: "  millrace models list"}
+	cmd.PersistentFlags().StringVar(&where, "registry", "./millrace/registry", "registry of models: a folder or a URL")
+	open := func(ctx context.Context) (*registry.Registry, error) { return registry.Open(ctx, where, time.Now) }
+	list := &cobra.Command{
+		Use: "list", Short: "List models, versions and aliases", Example: "  millrace models list", Args: exactly(0, "no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			all, err := r.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, m := range all {
+				fmt.Fprintf(stdout, "%s  versions %v", m.Name, m.Versions)
+				for _, a := range sortedKeys(m.Aliases) {
+					fmt.Fprintf(stdout, "  %s=%d", a, m.Aliases[a])
+				}
+				fmt.Fprintln(stdout)
+			}
+			return nil
+		},
+	}
+	show := &cobra.Command{
+		Use: "show NAME[@VERSION]", Short: "Show a version's manifest", Example: "  millrace models show fraud@champion", Args: exactly(1, "a model"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			ref, err := r.Resolve(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			m, err := r.Manifest(cmd.Context(), ref)
+			if err != nil {
+				return err
+			}
+			return printJSON(stdout, m)
+		},
+	}
+	verify := &cobra.Command{
+		Use: "verify NAME[@VERSION]", Short: "Check a version's digests and golden scores", Example: "  millrace models verify fraud@3", Args: exactly(1, "a model"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			ref, err := r.Verify(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(stdout, "%s is whole: digests and golden scores agree\n", ref)
+			return nil
+		},
+	}
+	cmd.AddCommand(list, show, verify)
+	return cmd
+}
+
+// parseBytes reads sizes such as 512MiB, 1GiB or 1000000.
+func parseBytes(s string) (int64, error) {
+	units := []struct {
+		suffix string
+		factor int64
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"GB", 1e9}, {"MB", 1e6}, {"B", 1}, {"", 1}}
+	for _, u := range units {
+		if body, ok := strings.CutSuffix(s, u.suffix); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(body), 64)
+			if err != nil || n <= 0 {
+				break
+			}
+			return int64(n * float64(u.factor)), nil
+		}
+	}
+	return 0, usageError{fmt.Errorf("--memory %q is no size: write 512MiB or 2GiB", s)}
+}

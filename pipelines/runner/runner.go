@@ -1,0 +1,120 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/options/jobopts"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners/direct"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners/prism"
+
+	"github.com/millrace-ml/millrace/transforms/feature"
+)
+
+const (
+	// Direct runs bounded graphs in this process.
+	Direct = "direct"
+	// Prism runs graphs on Beam's local portable runner, in this process. It is the default.
+	Prism = "prism"
+)
+
+// ErrUnknown reports a name that is no runner.
+var ErrUnknown = errors.New("unknown runner")
+
+// Check reports whether name is a runner; the empty name means Prism.
+func Check(name string) error {
+	switch name {
+	case "", Direct, Prism:
+		return nil
+	}
+	return fmt.Errorf("%w %q: choose %s or %s", ErrUnknown, name, Prism, Direct)
+}
+
+// Result is what a finished job counted.
+type Result struct {
+	// Counters sums Beam's counters by "namespace.name", over all steps.
+	Counters map[string]int64
+}
+
+// prismTurn serialises Prism jobs of a process: the SDK keeps endpoint and worker in globals.
+var prismTurn sync.Mutex
+
+// Run executes p on the named runner and waits for its end. The caller has called beam.Init.
+func Run(ctx context.Context, name string, p *beam.Pipeline) (Result, error) {
+	if err := Check(name); err != nil {
+		return Result{}, err
+	}
+	var res beam.PipelineResult
+	var err error
+	if name == Direct {
+		res, err = direct.Execute(ctx, p)
+	} else {
+		res, err = runPrism(ctx, p)
+	}
+	if cerr := feature.CleanUp(); err == nil && cerr != nil {
+		return Result{}, fmt.Errorf("clearing spilled events: %w", cerr)
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("running on %s: %w", cmpOr(name, Prism), err)
+	}
+	return Result{Counters: counters(res)}, nil
+}
+
+func cmpOr(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a
+}
+
+func runPrism(ctx context.Context, p *beam.Pipeline) (beam.PipelineResult, error) {
+	prismTurn.Lock()
+	defer prismTurn.Unlock()
+	const experiment = "prism_disable_sdf_split"
+	if !strings.Contains(*jobopts.Experiments, experiment) {
+		*jobopts.Experiments = strings.Trim(*jobopts.Experiments+","+experiment, ",")
+	}
+	before := runtime.GOMAXPROCS(0)
+	if n := 3 * runtime.NumCPU(); n > before {
+		runtime.GOMAXPROCS(n)
+		defer runtime.GOMAXPROCS(before)
+	}
+	defer sweepWorkers(workerFiles())
+	return prism.Execute(ctx, p)
+}
+
+// workerFiles lists the copies of this binary that the SDK makes for loopback jobs and leaves behind.
+func workerFiles() map[string]bool {
+	found := map[string]bool{}
+	names, _ := filepath.Glob(filepath.Join(os.TempDir(), "beamloopbackworker-*"))
+	for _, n := range names {
+		found[n] = true
+	}
+	return found
+}
+
+func sweepWorkers(before map[string]bool) {
+	for n := range workerFiles() {
+		if !before[n] {
+			_ = os.Remove(n)
+		}
+	}
+}
+
+func counters(res beam.PipelineResult) map[string]int64 {
+	out := map[string]int64{}
+	if res == nil {
+		return out
+	}
+	for _, c := range res.Metrics().AllMetrics().Counters() {
+		out[c.Key.Namespace+"."+c.Key.Name] += c.Result()
+	}
+	return out
+}

@@ -1,0 +1,260 @@
+package scoring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/millrace-ml/millrace/models/registry"
+	"github.com/millrace-ml/millrace/pipelines/spec"
+	"github.com/millrace-ml/millrace/transforms/format"
+	"github.com/millrace-ml/millrace/transforms/predict"
+	"github.com/millrace-ml/millrace/transforms/sink"
+	"github.com/millrace-ml/millrace/transforms/source"
+)
+
+// Options are what a run may say beside its use case. The zero value takes all from the file.
+type Options struct {
+	// Sources, Sink and DeadLetters replace those of the file. Sink replaces all sinks by one.
+	Sources     []string
+	Sink        string
+	DeadLetters string
+	// Memory bounds the bytes between stages, in bytes; 0 means the default of package feature.
+	Memory int64
+	// Registry and Model (name@version or name@alias) replace the file's.
+	Registry string
+	Model    string
+	// WithFeatures adds the features to each scored line.
+	WithFeatures bool
+}
+
+// ErrOption reports an option that has no effect on this use case.
+var ErrOption = errors.New("option without effect")
+
+// Features plans a graph that computes features and scores nothing.
+func Features(u *spec.UseCase, o Options) (Plan, error) {
+	p, err := base(u, o)
+	if err != nil {
+		return Plan{}, err
+	}
+	if o.Sink == "" {
+		return Plan{}, fmt.Errorf("features has no sink of its own in the use case: give one with --sink")
+	}
+	outs := leading(u)
+	if u.Label != nil {
+		outs = append(outs, format.Out{Name: u.Label.Field, Column: u.Label.Field})
+	}
+	for _, e := range entities(p) {
+		outs = append(outs, format.Out{Name: e, Column: e})
+	}
+	for _, n := range p.Features.Names() {
+		outs = append(outs, format.Out{Name: n, Column: n})
+	}
+	p.Sinks = []sink.Params{{URL: o.Sink, Outs: unique(outs)}}
+	return p, nil
+}
+
+// entities are the columns that features are grouped by, each once.
+func entities(p Plan) []string {
+	var names []string
+	for _, f := range p.Features.Features {
+		if f.Entity != "" {
+			names = append(names, f.Entity)
+		}
+	}
+	return names
+}
+
+func unique(outs []format.Out) []format.Out {
+	seen := map[string]bool{}
+	var kept []format.Out
+	for _, o := range outs {
+		if !seen[o.Name] {
+			seen[o.Name] = true
+			kept = append(kept, o)
+		}
+	}
+	return kept
+}
+
+// leading are the columns that every output line begins with.
+func leading(u *spec.UseCase) []format.Out {
+	id := u.Event.ID[0]
+	if len(u.Event.ID) > 1 {
+		id = "id"
+	}
+	return []format.Out{{Name: "id", Column: id}, {Name: "time", Column: u.Event.Time}}
+}
+
+// New plans the graph that scores. It resolves the model's alias once and pins the version, so that a
+// bounded run is of one version however the alias moves meanwhile.
+func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
+	p, err := base(u, o)
+	if err != nil {
+		return Plan{}, err
+	}
+	if len(u.Models) == 0 {
+		return Plan{}, fmt.Errorf("use case %s has no models to score with: add a models section, or run `millrace features`", u.Name)
+	}
+	where := o.Registry
+	if where == "" {
+		if where, err = u.Registry.Resolve(); err != nil {
+			return Plan{}, fmt.Errorf("registry: %w", err)
+		}
+	}
+	reg, err := registry.Open(ctx, where, nil)
+	if err != nil {
+		return Plan{}, err
+	}
+	defer reg.Close()
+	p.Predict.UseCase = u.Name
+	used := o.Model == ""
+	for _, m := range u.Models {
+		ref := m.Name + "@" + m.Serve
+		if name, _, _ := strings.Cut(o.Model, "@"); name == m.Name {
+			ref, used = o.Model, true
+		}
+		v, err := reg.Resolve(ctx, ref)
+		if err != nil {
+			return Plan{}, err
+		}
+		pm := predict.Model{Name: m.Name, Registry: where, Version: v.Version, Digest: v.Digest, Fingerprint: p.Features.Fingerprint()}
+		manifest, err := reg.Manifest(ctx, v)
+		if err != nil {
+			return Plan{}, err
+		}
+		if err := manifest.CheckFingerprint(pm.Fingerprint); err != nil {
+			return Plan{}, fmt.Errorf("model %s: %w", v, err)
+		}
+		for _, d := range m.Decide {
+			pm.Decide = append(pm.Decide, predict.Decision{Name: d.Name, When: d.When})
+		}
+		p.Predict.Models = append(p.Predict.Models, pm)
+		for _, f := range manifest.Features {
+			p.Features.Keep = append(p.Features.Keep, f.Name)
+		}
+	}
+	if !used {
+		return Plan{}, fmt.Errorf("%w: --model %s: the use case has no model of that name", ErrOption, o.Model)
+	}
+	outs := append(leading(u), format.Out{Name: "model", Column: predict.ModelColumn})
+	if u.Models[0].Kind == "multiclass" {
+		outs = append(outs, format.Out{Name: "class", Column: predict.ClassColumn})
+	}
+	score := "score"
+	if u.Models[0].Kind == "regression" {
+		score = "value"
+	}
+	outs = append(outs, format.Out{Name: score, Column: predict.ScoreColumn})
+	if len(u.Models[0].Decide) > 0 {
+		outs = append(outs, format.Out{Name: "decision", Column: predict.DecisionColumn})
+	}
+	if o.WithFeatures {
+		for _, n := range p.Features.Names() {
+			outs = append(outs, format.Out{Name: n, Column: n, Object: "features"})
+		}
+	}
+	if o.Sink != "" {
+		p.Sinks = []sink.Params{{URL: o.Sink, Outs: outs}}
+	} else {
+		for _, s := range u.Sinks {
+			url, err := s.URL.Resolve()
+			if err != nil {
+				return Plan{}, fmt.Errorf("sinks.%s: %w", s.Name, err)
+			}
+			p.Sinks = append(p.Sinks, sink.Params{URL: url, Format: s.Format, When: s.When, Outs: outs})
+		}
+	}
+	if len(p.Sinks) == 0 {
+		return Plan{}, errors.New("there is no sink: add one to the use case, or give --sink")
+	}
+	return p.keep(u, o.WithFeatures), nil
+}
+
+// keep lets the shuffles drop what neither the models nor the sinks read. Conditions may name any
+// column, so with one nothing is dropped.
+func (p Plan) keep(u *spec.UseCase, all bool) Plan {
+	for _, s := range p.Sinks {
+		all = all || s.When != ""
+		for _, o := range s.Outs {
+			p.Features.Keep = append(p.Features.Keep, o.Column)
+		}
+	}
+	for _, m := range p.Predict.Models {
+		for _, d := range m.Decide {
+			if !simple(d.When) {
+				all = true
+			}
+		}
+	}
+	if all {
+		p.Features.Keep = nil
+	}
+	return p
+}
+
+// simple reports whether a condition reads nothing but the score and the threshold.
+func simple(when string) bool {
+	for _, word := range strings.FieldsFunc(when, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') }) {
+		if word != "score" && word != "threshold" && word != "true" {
+			return false
+		}
+	}
+	return true
+}
+
+func base(u *spec.UseCase, o Options) (Plan, error) {
+	p := Plan{Features: u.Features(), DeadLetters: o.DeadLetters}
+	p.Features.Memory = o.Memory
+	var err error
+	if p.Source, err = Source(u, o.Sources); err != nil {
+		return Plan{}, err
+	}
+	if p.DeadLetters == "" {
+		if p.DeadLetters, err = u.DeadLetters.Resolve(); err != nil {
+			return Plan{}, fmt.Errorf("sinks.dead_letters: %w", err)
+		}
+	}
+	if p.DeadLetters == "" {
+		p.DeadLetters = "./millrace/dead/"
+	}
+	return p, nil
+}
+
+// Source is what the use case reads, or urls instead.
+func Source(u *spec.UseCase, urls []string) (source.Params, error) {
+	p := source.Params{URLs: urls, Decode: u.Decode()}
+	p.Decode.UseCase = u.Name
+	p.Decode.Fingerprint = u.Features().Fingerprint()
+	if len(urls) > 0 {
+		return p, nil
+	}
+	for i, s := range u.Source {
+		url, err := s.URL.Resolve()
+		if err != nil {
+			return source.Params{}, fmt.Errorf("source[%d]: %w", i, err)
+		}
+		p.URLs = append(p.URLs, url)
+		p.Decode.Format = s.Format
+	}
+	if len(p.URLs) == 0 {
+		return source.Params{}, errors.New("there is no source: add one to the use case, or give --source")
+	}
+	return p, nil
+}
+
+// Raw plans a graph that writes events as they are read, without features.
+func Raw(u *spec.UseCase, o Options) (Plan, error) {
+	p, err := base(u, o)
+	if err != nil {
+		return Plan{}, err
+	}
+	p.Features.Features = nil
+	var outs []format.Out
+	for _, f := range u.Event.Fields {
+		outs = append(outs, format.Out{Name: f.Name, Column: f.Name})
+	}
+	p.Sinks = []sink.Params{{URL: o.Sink, Outs: outs}}
+	return p, nil
+}

@@ -1,0 +1,65 @@
+package scoring
+
+import (
+	"context"
+	"errors"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+
+	"github.com/millrace-ml/millrace/transforms/deadletter"
+	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/predict"
+	"github.com/millrace-ml/millrace/transforms/sink"
+	"github.com/millrace-ml/millrace/transforms/source"
+)
+
+// Plan is everything a scoring graph is made of.
+type Plan struct {
+	Source   source.Params
+	Features feature.Params
+	// Predict scores; without models the rows go to the sinks as they are, features and all.
+	Predict predict.Params
+	// Sinks each receive all rows that their condition lets through.
+	Sinks []sink.Params
+	// DeadLetters is the URL of what could not go on.
+	DeadLetters string
+}
+
+// Build adds the scoring graph to s. It panics if the plan is not valid.
+func Build(s beam.Scope, p Plan) {
+	events, bad := source.Read(s, p.Source)
+	rows, lost := events, []beam.PCollection{bad}
+	if len(p.Features.Features) > 0 {
+		var rejected beam.PCollection
+		rows, rejected = feature.Compute(s, events, p.Features)
+		lost = append(lost, rejected)
+	}
+	if len(p.Predict.Models) > 0 {
+		var unscored beam.PCollection
+		rows, unscored = predict.Score(s, rows, p.Predict)
+		lost = append(lost, unscored)
+	}
+	for _, out := range p.Sinks {
+		lost = append(lost, sink.Write(s, rows, out))
+	}
+	deadletter.Write(s, p.DeadLetters, lost...)
+}
+
+// Check looks, before anything starts, for sources that are not there and targets that can't be
+// written.
+func (p Plan) Check(ctx context.Context) error {
+	errs := []error{source.Check(ctx, p.Source), deadletter.Check(ctx, p.DeadLetters)}
+	for _, s := range p.Sinks {
+		errs = append(errs, sink.Check(ctx, s))
+	}
+	return errors.Join(errs...)
+}
+
+// Sweep removes what a failed job has staged and not published.
+func (p Plan) Sweep(ctx context.Context) error {
+	errs := []error{deadletter.Sweep(ctx, p.DeadLetters)}
+	for _, s := range p.Sinks {
+		errs = append(errs, sink.Sweep(ctx, s))
+	}
+	return errors.Join(errs...)
+}
