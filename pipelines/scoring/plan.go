@@ -178,7 +178,11 @@ func (p Plan) keep(u *spec.UseCase, all bool) Plan {
 	for _, s := range p.Sinks {
 		all = all || s.When != ""
 		for _, o := range s.Outs {
-			p.Features.Keep = append(p.Features.Keep, o.Column)
+			switch o.Column {
+			case predict.ModelColumn, predict.ClassColumn, predict.ScoreColumn, predict.DecisionColumn:
+			default:
+				p.Features.Keep = append(p.Features.Keep, o.Column)
+			}
 		}
 	}
 	for _, m := range p.Predict.Models {

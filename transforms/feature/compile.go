@@ -93,8 +93,8 @@ func compile(p Params) (*compiled, error) {
 		c.fault("label: its delay is %v", p.LabelDelay)
 	}
 	for _, k := range p.Keep {
-		if input.Index(k) < 0 {
-			c.fault("keep: no field %q", k)
+		if input.Index(k) < 0 && !slices.Contains(p.Names(), k) {
+			c.fault("keep: no field or feature %q", k)
 		}
 	}
 	out := &compiled{input: input, output: input}

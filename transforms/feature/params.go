@@ -27,7 +27,8 @@ type Params struct {
 	// only from LabelDelay after the row's own time, when the label is known.
 	Label      string
 	LabelDelay time.Duration
-	// Keep are the fields needed downstream beside id, time and the features; empty: all.
+	// Keep are the fields needed downstream beside id, time and the features, which always stay and
+	// may be named too; empty: all.
 	Keep []string
 	// Shards is into how many parts the entities are split; 0: 16. Results don't depend on it.
 	Shards int
