@@ -1,0 +1,34 @@
+// Bench measures the fraud job side by side, in one run:
+//
+//	go run ./testing/bench [-json] [-data DIR] [-pairs 5] [-rows N] [-python PYTHON] [-profile FILE]
+//
+// The job is: decode JSON lines, compute the handbook's fourteen windowed features and the amount,
+// score with an MLP 15-64-32-1, encode JSON lines. Who does it:
+//
+//   - bare_loop: plain Go on both cores, without Beam, with this module's decoder, scorer and encoder
+//     and windows by hand; see bare.go
+//   - graph_prism, graph_direct: the scoring graph as the command runs it
+//   - peer_go: the hand-written loop of ../shared/reference/recipes/peers/go, with the faster of its
+//     scorers; left out where its source is not there
+//
+// Input is the simulator's table, written once for all. Each runs as a process of its own, in turns,
+// -pairs times; a rate is the median of events over the wall time of the whole process, a ratio the
+// median of the ratios within a turn, since on a shared machine speed changes from minute to minute.
+// CPU seconds and peak memory are the kernel's count of that process. The scores of all our own must
+// agree before anything is printed.
+//
+// Then come the scorer alone, with and without AVX2, in CPU time a row, and with -python (an
+// interpreter that has numpy, scikit-learn and xgboost) training beside XGBoost and scikit-learn on the
+// week that -data's baseline table begins with.
+//
+// # Output
+//
+// A table, or with -json a line a figure:
+//
+//	{"name": ..., "value": ..., "unit": ..., "against": ..., "ratio": ..., "bar": ..., "ok": ...}
+//
+// Ratio is the value over that of the figure named by against; null without one. Bar bounds the ratio,
+// or the value where there is no ratio, from below for rates and from above for costs; ok says whether
+// it is kept, and both are null where nothing is promised. The exit code is 0 also where a bar is
+// missed: on a machine with other work that says little.
+package main
