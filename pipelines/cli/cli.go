@@ -39,6 +39,7 @@ func Main() {
 		beam.Init() // serves the runner and does not return
 		return
 	}
+	log.LogLevel = "error" // Prism sets the process's logger up by it
 	log.SetLogger(quiet{})
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError + 4})))
 	_ = flag.CommandLine.Parse(nil)

@@ -32,8 +32,11 @@ import (
 // scored with the model that was published.
 const (
 	demoDir  = "millrace-demo"
-	demoDays = 143 // 2018-04-01 to 2018-08-21
 	demoWeek = "2018-08-15T00:00:00Z"
+	demoEnd  = "2018-08-22T00:00:00Z"
+	// demoDays goes from 2018-04-01 to two weeks beyond demoEnd: a stolen card's frauds are drawn from
+	// two weeks at once, so that the last fortnight of a shorter table differs from the published one.
+	demoDays = 157
 )
 
 // published are the handbook's figures for the test week: chapter 3, BaselineModeling, with the
@@ -49,9 +52,9 @@ var published = []struct {
 }
 
 var demoSets = []string{
-	"source=simulate://fraud?days=143",
+	"source=simulate://fraud?days=157",
 	"registry=./millrace-demo/registry",
-	"sinks={scores: {url: ./millrace-demo/scores.jsonl, when: \"TX_DATETIME >= timestamp('" + demoWeek + "')\"}, dead_letters: ./millrace-demo/dead.jsonl}",
+	"sinks={scores: {url: ./millrace-demo/scores.jsonl, when: \"TX_DATETIME >= timestamp('" + demoWeek + "') && TX_DATETIME < timestamp('" + demoEnd + "')\"}, dead_letters: ./millrace-demo/dead.jsonl}",
 	"training.select={from: 2018-07-11, folds: 2}",
 	"training.report={from: 2018-07-25, folds: 1}",
 	"training.candidates=[{name: lr, kind: logistic, features: [tx_amount, weekend, night, customer_tx_count_1d, customer_tx_mean_1d, customer_tx_count_7d, customer_tx_mean_7d, customer_tx_count_30d, customer_tx_mean_30d, terminal_tx_count_1d, terminal_risk_1d, terminal_tx_count_7d, terminal_risk_7d, terminal_tx_count_30d, terminal_risk_30d]}, {name: trees, kind: gbdt, params: {trees: 50, depth: 3, rate: 0.3}}, {name: forest, kind: forest, params: {trees: 50, depth: 12}}, {name: blend, kind: ensemble, of: [trees, forest]}]",
@@ -169,7 +172,7 @@ func (d *demo) train(ctx context.Context) error {
 				continue
 			}
 			for metric, want := range map[string]float64{"auc": p.auc, "average_precision": p.ap, "card_precision_at_100": p.cp} {
-				if got := cand.Mean[metric]; math.Abs(got-want) > 0.0015 {
+				if got := cand.Mean[metric]; math.Abs(got-want) > 0.001 {
 					return fmt.Errorf("%s: %s is %.4f here and %.3f as published: the difference is %.4f", p.model, metric, got, want, got-want)
 				}
 			}
@@ -454,8 +457,8 @@ func (d *demo) broken(ctx context.Context) error {
 	}
 	letters := bytes.Split(bytes.TrimSpace(b), []byte{'\n'})
 	for _, raw := range letters {
-		var l deadletter.Letter
-		if err := json.Unmarshal(raw, &l); err != nil {
+		l, err := deadletter.Parse(raw)
+		if err != nil {
 			return fmt.Errorf("reading a dead letter: %w", err)
 		}
 		d.say("dead letter, %s: %s", l.Class, l.Message)

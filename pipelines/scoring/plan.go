@@ -43,13 +43,13 @@ func Features(u *spec.UseCase, o Options) (Plan, error) {
 	}
 	outs := leading(u)
 	if u.Label != nil {
-		outs = append(outs, format.Out{Name: u.Label.Field, Column: u.Label.Field})
+		outs = append(outs, format.Out{Name: u.Label.Field, Column: u.Label.Field, Number: true})
 	}
 	for _, e := range entities(p) {
 		outs = append(outs, format.Out{Name: e, Column: e})
 	}
 	for _, n := range p.Features.Names() {
-		outs = append(outs, format.Out{Name: n, Column: n})
+		outs = append(outs, format.Out{Name: n, Column: n, Number: true})
 	}
 	p.Sinks = []sink.Params{{URL: o.Sink, Outs: unique(outs)}}
 	return p, nil
@@ -152,7 +152,7 @@ func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
 	}
 	if o.WithFeatures {
 		for _, n := range p.Features.Names() {
-			outs = append(outs, format.Out{Name: n, Column: n, Object: "features"})
+			outs = append(outs, format.Out{Name: n, Column: n, Object: "features", Number: true})
 		}
 	}
 	if o.Sink != "" {
@@ -257,7 +257,7 @@ func Raw(u *spec.UseCase, o Options) (Plan, error) {
 	p.Features.Features = nil
 	var outs []format.Out
 	for _, f := range u.Event.Fields {
-		outs = append(outs, format.Out{Name: f.Name, Column: f.Name})
+		outs = append(outs, format.Out{Name: f.Name, Column: f.Name, Number: true})
 	}
 	p.Sinks = []sink.Params{{URL: o.Sink, Outs: outs}}
 	return p, nil

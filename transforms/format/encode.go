@@ -17,6 +17,8 @@ type Out struct {
 	// Object is the JSON object it stands in, "" for the record itself. Consecutive outs of the same
 	// object share it. CSV and Parquet have no objects: there the Name alone counts.
 	Object string
+	// Number writes a bool as 1 or 0, as models and tables of features want it.
+	Number bool
 }
 
 // Encoder writes batches as text records. It may be used by several goroutines at once.
@@ -84,7 +86,11 @@ func resolve(s *event.Schema, outs []Out, flat bool) ([]column, error) {
 		case !flat && reopened:
 			errs = append(errs, fmt.Errorf("output %q: object %q stands twice, keep its outputs together", o.Name, o.Object))
 		default:
-			cols = append(cols, column{Out: o, at: at, field: s.Fields[at]})
+			field := s.Fields[at]
+			if o.Number && field.Kind == event.Bool {
+				field.Kind = event.Int
+			}
+			cols = append(cols, column{Out: o, at: at, field: field})
 		}
 		seen[key] = true
 		if o.Object != "" && !flat {

@@ -1,4 +1,3 @@
-// Package link turns a model's sum into its output.
 package link
 
 import "math"

@@ -1,4 +1,3 @@
-// Package nested stores models among the files of others, and loads them by their kind.
 package nested
 
 import (

@@ -1,4 +1,3 @@
-// Package newton fits small logistic regressions: a calibration's two numbers, a stack's few.
 package newton
 
 import (

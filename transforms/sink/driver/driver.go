@@ -1,4 +1,3 @@
-// Package driver is what a connector implements so that files can be published on it.
 package driver
 
 import (

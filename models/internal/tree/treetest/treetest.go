@@ -1,4 +1,3 @@
-// Package treetest holds what the tests of the tree kinds share.
 package treetest
 
 import (

@@ -1,0 +1,2 @@
+// Package link turns a model's sum into its output.
+package link

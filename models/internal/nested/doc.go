@@ -1,0 +1,2 @@
+// Package nested stores models among the files of others, and loads them by their kind.
+package nested

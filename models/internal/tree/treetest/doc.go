@@ -1,0 +1,2 @@
+// Package treetest holds what the tests of the tree kinds share.
+package treetest
