@@ -21,6 +21,10 @@ const (
 // would tell anything.
 var ErrNoSignal = errors.New("higher scores do not go with more positives")
 
+// leastSlope is the least slope of a sigmoid that still tells neighbouring scores apart in float64;
+// with labels of one class the fitted slope is rounding noise below it.
+const leastSlope = 1e-9
+
 // Calibration is a rising function from scores to probabilities. Its fields are its stored form.
 type Calibration struct {
 	Method string `json:"method"`
@@ -144,7 +148,7 @@ func fitPlatt(scores, labels, weights []float32) (*Calibration, error) {
 			best = odds
 		}
 	}
-	if !(best.Slope > 0) {
+	if !(best.Slope > leastSlope) {
 		return nil, ErrNoSignal
 	}
 	return best, nil

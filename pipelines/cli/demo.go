@@ -190,7 +190,7 @@ func (d *demo) score(ctx context.Context) error {
 	d.step("3. The following week, scored by the scoring graph, twice")
 	outputs := map[string][]byte{}
 	for _, engine := range []string{runner.Prism, runner.Direct} {
-		o := scoring.Options{WithFeatures: true, Memory: 1 << 30}
+		o := scoring.Options{WithFeatures: true, Memory: 1 << 30, Local: runner.Local(engine)}
 		p, err := scoring.New(ctx, d.use, o)
 		if err != nil {
 			return err

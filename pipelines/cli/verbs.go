@@ -87,7 +87,7 @@ func featuresCommand(stderr io.Writer) *cobra.Command {
 
 // options fills in what the flags say.
 func (c *common) options(o *scoring.Options) error {
-	o.Sources, o.Sink, o.DeadLetters = c.sources, c.sink, c.deadLetters
+	o.Sources, o.Sink, o.DeadLetters, o.Local = c.sources, c.sink, c.deadLetters, runner.Local(c.runner)
 	var err error
 	o.Memory, err = parseBytes(c.memory)
 	return err
@@ -187,7 +187,7 @@ func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, rep
 	}
 	defer os.RemoveAll(work)
 	p, err := retraining.New(u, retraining.Options{
-		Source: src, DeadLetters: c.deadLetters, Registry: where, ReportDir: report, Work: work, Memory: memory, Now: time.Now(), Revision: revision(),
+		Source: src, DeadLetters: c.deadLetters, Registry: where, ReportDir: report, Work: work, Memory: memory, Local: runner.Local(c.runner), Now: time.Now(), Revision: revision(),
 	})
 	if err != nil {
 		return p, err
@@ -220,7 +220,10 @@ func simulateCommand(stderr io.Writer) *cobra.Command {
 			if u.Name != "fraud" {
 				return usageError{fmt.Errorf("there is a simulator of fraud only, not of %s", u.Name)}
 			}
-			o := scoring.Options{Sink: c.sink, DeadLetters: c.deadLetters}
+			o := scoring.Options{}
+			if err := c.options(&o); err != nil {
+				return err
+			}
 			o.Sources = []string{fmt.Sprintf("simulate://fraud?days=%d&customers=%d&terminals=%d&seed=%d", days, customers, terminals, seed)}
 			p, err := scoring.Raw(u, o)
 			if err != nil {

@@ -17,6 +17,7 @@ type Options struct {
 	ReportDir   string
 	Work        string
 	Memory      int64
+	Local       bool // the workers share this machine's disk; see feature.Params
 	// Now is the submission's time: folds without a date count back from it.
 	Now      time.Time
 	Revision string
@@ -38,7 +39,7 @@ func New(u *spec.UseCase, o Options) (Params, error) {
 		Registry: o.Registry, Model: u.Models[0].Name, Label: u.Label.Field, Window: Window(t.Window),
 		Gate: Gate(t.Gate), Seed: t.Seed, Now: o.Now.UnixMicro(), Revision: o.Revision,
 	}
-	p.Features.Memory = o.Memory
+	p.Features.Memory, p.Features.Local = o.Memory, o.Local
 	p.Inputs = p.Features.Names()
 	// Without dates the report ends today, and the selection ends where the report begins to test.
 	today := o.Now.Truncate(24 * time.Hour)

@@ -37,6 +37,10 @@ func Check(name string) error {
 	return fmt.Errorf("%w %q: choose %s or %s", ErrUnknown, name, Prism, Direct)
 }
 
+// Local reports whether the named runner copies what it shuffles between workers that share this
+// machine's disk, so that shuffles do better through files; see feature.Params.
+func Local(name string) bool { return name == "" || name == Prism }
+
 // Result is what a finished job counted.
 type Result struct {
 	// Counters sums Beam's counters by "namespace.name", over all steps.

@@ -22,6 +22,8 @@ type Options struct {
 	DeadLetters string
 	// Memory bounds the bytes between stages, in bytes; 0 means the default of package feature.
 	Memory int64
+	// Local says that the runner's workers share this machine's disk; see feature.Params.
+	Local bool
 	// Registry and Model (name@version or name@alias) replace the file's.
 	Registry string
 	Model    string
@@ -210,7 +212,7 @@ func simple(when string) bool {
 
 func base(u *spec.UseCase, o Options) (Plan, error) {
 	p := Plan{Features: u.Features(), DeadLetters: o.DeadLetters}
-	p.Features.Memory = o.Memory
+	p.Features.Memory, p.Features.Local = o.Memory, o.Local
 	var err error
 	if p.Source, err = Source(u, o.Sources); err != nil {
 		return Plan{}, err

@@ -1,4 +1,4 @@
-// Bench measures the fraud job side by side, in one run:
+// Command bench measures the fraud job side by side, in one run:
 //
 //	go run ./testing/bench [-json] [-data DIR] [-pairs 5] [-rows N] [-python PYTHON] [-profile FILE]
 //

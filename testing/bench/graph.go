@@ -38,7 +38,7 @@ func graph(ctx context.Context, name, in, out, reg string) error {
 	if err != nil {
 		return err
 	}
-	plan, err := scoring.New(ctx, u, scoring.Options{Sources: []string{in}, Sink: out, DeadLetters: out + ".dead.jsonl", Registry: reg})
+	plan, err := scoring.New(ctx, u, scoring.Options{Sources: []string{in}, Sink: out, DeadLetters: out + ".dead.jsonl", Registry: reg, Local: runner.Local(name)})
 	if err != nil {
 		return err
 	}

@@ -193,7 +193,7 @@ func (f *splitFn) flush(shard int, emit func(beam.EventTime, int64, part)) (err 
 	for i := range p.Batches {
 		at = min(at, timestamp(&p.Batches[i]))
 	}
-	if heldBy(f.Run, f.Stage).Add(f.bytes[shard]) > f.Params.Memory/int64(len(f.c.stages)) {
+	if f.Params.Local || heldBy(f.Run, f.Stage).Add(f.bytes[shard]) > f.Params.Memory/int64(len(f.c.stages)) {
 		if f.file == nil {
 			if f.file, err = newSpillFile(spillFolder(f.Params.SpillDir, f.Run)); err != nil {
 				return err

@@ -32,6 +32,10 @@ type Params struct {
 	Keep []string
 	// Shards is into how many parts the entities are split; 0: 16. Results don't depend on it.
 	Shards int
+	// Local says that all workers share SpillDir's disk and that the runner copies what it shuffles, as
+	// Prism does: every batch then goes through a file at once, and the runner moves references alone.
+	// It changes the speed and never the result.
+	Local bool
 	// Memory is how many bytes the shuffles may hold before batches go to files in SpillDir; 0: 1 GiB.
 	// SpillDir must be seen by all workers; empty: the system's folder for temporary files, which is
 	// right for runners inside this process.
