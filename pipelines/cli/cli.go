@@ -39,11 +39,10 @@ func Main() {
 		beam.Init() // serves the runner and does not return
 		return
 	}
-	log.LogLevel = "error" // Prism sets the process's logger up by it
 	log.SetLogger(quiet{})
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError + 4})))
 	_ = flag.CommandLine.Parse(nil)
 	beam.Init()
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // after Init, which sets a handler of its own
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	go func() { // the first ctrl-C cancels, a second one stops at once
@@ -86,7 +85,7 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintln(stderr, f.Error())
 		}
 		return exitUsage
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, spec.ErrNotFound):
 		fmt.Fprintln(stderr, "millrace:", err)
 		fmt.Fprintln(stderr, "Run 'millrace --help' for the verbs, 'millrace VERB --help' for an example.")
 		return exitUsage
@@ -101,6 +100,9 @@ func cause(err error) string {
 	msg := err.Error()
 	if i := strings.LastIndex(msg, "caused by:\n"); i >= 0 {
 		msg = strings.TrimSpace(msg[i+len("caused by:\n"):])
+	}
+	if first, rest, ok := strings.Cut(msg, "\n"); ok && strings.HasPrefix(first, "DoFn[") {
+		msg = rest
 	}
 	return msg
 }
@@ -157,7 +159,7 @@ func (c *common) bind(cmd *cobra.Command) {
 	f.StringVar(&c.runner, "runner", runner.Prism, "engine: prism or direct")
 	f.StringArrayVar(&c.sets, "set", nil, "override a field of the use case, as path=value; may be repeated")
 	f.StringVar(&c.deadLetters, "dead-letters", "", "where events go that can't be used (default: the file's sink)")
-	f.StringVar(&c.memory, "memory", "1GiB", "memory for events between stages; beyond it they go to disk")
+	f.StringVar(&c.memory, "memory", "1GiB", "memory of the process; what does not fit goes to disk")
 }
 
 func (c *common) load(ref string) (*spec.UseCase, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -89,8 +90,11 @@ func featuresCommand(stderr io.Writer) *cobra.Command {
 func (c *common) options(o *scoring.Options) error {
 	o.Sources, o.Sink, o.DeadLetters, o.Local = c.sources, c.sink, c.deadLetters, runner.Local(c.runner)
 	var err error
-	o.Memory, err = parseBytes(c.memory)
-	return err
+	if o.Memory, err = parseBytes(c.memory); err != nil {
+		return err
+	}
+	debug.SetMemoryLimit(o.Memory / 10 * 9) // the collector works harder near the limit instead of passing it
+	return nil
 }
 
 func optionError(err error) error {
@@ -103,6 +107,10 @@ func optionError(err error) error {
 // score runs a scoring graph and says what came of it.
 func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u *spec.UseCase) error {
 	if err := p.Check(ctx); err != nil {
+		return err
+	}
+	p, err := p.Size(ctx)
+	if err != nil {
 		return err
 	}
 	pr := newProgress(stderr)

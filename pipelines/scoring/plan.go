@@ -20,8 +20,10 @@ type Options struct {
 	Sources     []string
 	Sink        string
 	DeadLetters string
-	// Memory bounds the bytes between stages, in bytes; 0 means the default of package feature.
+	// Memory bounds the process, in bytes; 0 means the defaults of package feature.
 	Memory int64
+	// Shards of a shuffle; 0 means 16. Plan.Size sets it by the size of the source.
+	Shards int
 	// Local says that the runner's workers share this machine's disk; see feature.Params.
 	Local bool
 	// Registry and Model (name@version or name@alias) replace the file's.
@@ -210,9 +212,20 @@ func simple(when string) bool {
 	return true
 }
 
+// Shards is the number of shards of a shuffle of about so many bytes of text: one shard is computed at a
+// time on each core, takes some times its text, and has to fit the memory.
+func Shards(bytes, memory int64) int {
+	const least, part = 16, 16
+	if memory <= 0 {
+		memory = 1 << 30
+	}
+	return int(max(least, (bytes+memory/part-1)/(memory/part)))
+}
+
 func base(u *spec.UseCase, o Options) (Plan, error) {
 	p := Plan{Features: u.Features(), DeadLetters: o.DeadLetters}
-	p.Features.Memory, p.Features.Local = o.Memory, o.Local
+	// A quarter is for what shuffles hold; the rest is for the shards that are being computed.
+	p.Features.Memory, p.Features.Local, p.Features.Shards = o.Memory/4, o.Local, o.Shards
 	var err error
 	if p.Source, err = Source(u, o.Sources); err != nil {
 		return Plan{}, err

@@ -3,6 +3,7 @@ package scoring
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 
@@ -53,6 +54,19 @@ func (p Plan) Check(ctx context.Context) error {
 		errs = append(errs, sink.Check(ctx, s))
 	}
 	return errors.Join(errs...)
+}
+
+// Size sets the number of shards by the size of the source and the memory. The result of a run does
+// not depend on it.
+func (p Plan) Size(ctx context.Context) (Plan, error) {
+	n, err := source.Estimate(ctx, p.Source)
+	if err != nil {
+		return p, fmt.Errorf("sizing the shuffles: %w", err)
+	}
+	if p.Features.Shards == 0 {
+		p.Features.Shards = Shards(n, 4*p.Features.Memory)
+	}
+	return p, nil
 }
 
 // Sweep removes what a failed job has staged and not published.

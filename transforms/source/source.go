@@ -97,6 +97,41 @@ func Check(ctx context.Context, p Params) error {
 	return errors.Join(errs...)
 }
 
+// gzipFactor is about how much event text shrinks.
+const gzipFactor = 8
+
+// Estimate is about how many bytes of text the addresses hold, 0 where that can't be known; it sizes
+// shuffles.
+func Estimate(ctx context.Context, p Params) (int64, error) {
+	var total int64
+	for _, address := range p.URLs {
+		d, err := driverOf(address)
+		if err != nil {
+			return 0, err
+		}
+		if e, ok := d.(driver.Estimator); ok {
+			n, err := e.EstimateBytes(ctx, address)
+			if err != nil {
+				return 0, err
+			}
+			total += n
+			continue
+		}
+		parts, err := list(ctx, address)
+		if err != nil {
+			return 0, err
+		}
+		for _, part := range parts {
+			n := max(0, part.Size)
+			if part.Gzip {
+				n *= gzipFactor
+			}
+			total += n
+		}
+	}
+	return total, nil
+}
+
 // Read emits the events of the addresses, a PCollection<event.Batch>, and the records that aren't
 // events, a PCollection<deadletter.Letter>. It panics on bad params.
 func Read(s beam.Scope, p Params) (events, bad beam.PCollection) {

@@ -42,6 +42,12 @@ type Bytes interface {
 	Open(ctx context.Context, p Partition, offset int64) (io.ReadCloser, error)
 }
 
+// Estimator is a driver that can say about how many bytes the records of an address would take as
+// text, where partitions don't tell.
+type Estimator interface {
+	EstimateBytes(ctx context.Context, address string) (int64, error)
+}
+
 // Batches is a driver of sources that need no decoding.
 type Batches interface {
 	Driver
