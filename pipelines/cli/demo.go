@@ -63,7 +63,7 @@ var demoSets = []string{
 func demoCommand(stdout io.Writer) *cobra.Command {
 	return &cobra.Command{
 		Use:     "demo",
-		Short:   "Show the whole loop on simulated card payments, in about two minutes",
+		Short:   "Show the whole loop on simulated card payments, in under a minute",
 		Example: "  millrace demo",
 		Args:    exactly(0, "no argument"),
 		RunE: func(cmd *cobra.Command, _ []string) error {

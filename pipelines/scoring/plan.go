@@ -215,7 +215,7 @@ func simple(when string) bool {
 // Shards is the number of shards of a shuffle of about so many bytes of text: one shard is computed at a
 // time on each core, takes some times its text, and has to fit the memory.
 func Shards(bytes, memory int64) int {
-	const least, part = 16, 16
+	const least, part = 16, 40
 	if memory <= 0 {
 		memory = 1 << 30
 	}

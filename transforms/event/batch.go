@@ -101,17 +101,23 @@ func CanonicalInt(b []byte) (int64, bool) {
 	return 0, false
 }
 
-// CompareIDs orders row i of a against row j of b: as numbers where both are integers, else bytewise.
+// CompareIDs orders row i of a against row j of b: integers by value, before all other ids, and those
+// bytewise.
 func CompareIDs(a *Column, i int, b *Column, j int) int {
 	if a.Ints != nil && b.Ints != nil {
 		return cmp.Compare(a.Ints[i], b.Ints[j])
 	}
 	var bufA, bufB [20]byte
 	ta, tb := a.AppendID(bufA[:0], i), b.AppendID(bufB[:0], j)
-	if na, ok := CanonicalInt(ta); ok {
-		if nb, ok := CanonicalInt(tb); ok {
-			return cmp.Compare(na, nb)
-		}
+	na, intA := CanonicalInt(ta)
+	nb, intB := CanonicalInt(tb)
+	switch {
+	case intA && intB:
+		return cmp.Compare(na, nb)
+	case intA: // bytewise here would make a ring: 9 < 10 < 1a < 9
+		return -1
+	case intB:
+		return 1
 	}
 	return bytes.Compare(ta, tb)
 }

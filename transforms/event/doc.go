@@ -13,8 +13,8 @@
 // # Ids
 //
 // Ids that are all canonical decimal integers (no sign but "-", no leading zeros, within int64) are
-// kept as integers, and compare as numbers; a column that holds any other id is kept as bytes, and
-// two ids of which one is not an integer compare bytewise. The id 12 and the id "12" are the same.
+// kept as integers, and compare as numbers; a column that holds any other id is kept as bytes.
+// Integers come before all other ids, which compare bytewise. The id 12 and the id "12" are the same.
 //
 // # Binary form, version 1
 //

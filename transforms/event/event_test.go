@@ -173,6 +173,21 @@ func TestIDs(t *testing.T) {
 	}
 }
 
+func TestCompareIDsIsAnOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var c Column
+		for range 3 {
+			c.AppendRaw([]byte(rapid.StringOfN(rapid.SampledFrom([]rune("019a-")), 0, 3, -1).Draw(t, "id")))
+		}
+		if CompareIDs(&c, 0, &c, 1) < 0 && CompareIDs(&c, 1, &c, 2) < 0 && CompareIDs(&c, 0, &c, 2) >= 0 {
+			t.Fatalf("%q < %q < %q, and not %[1]q < %[3]q", c.Raw(0), c.Raw(1), c.Raw(2))
+		}
+		if CompareIDs(&c, 0, &c, 1) != -CompareIDs(&c, 1, &c, 0) {
+			t.Fatalf("%q against %q is not the reverse of the reverse", c.Raw(0), c.Raw(1))
+		}
+	})
+}
+
 func TestMinTime(t *testing.T) {
 	s, _ := NewSchema([]Field{{Name: "t", Kind: Timestamp}}, "", "t")
 	for in, want := range map[int64]int64{1999: 1, 0: 0, -1: -1, -1000: -1, -1001: -2} {
