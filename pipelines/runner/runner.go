@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,16 +67,9 @@ func Run(ctx context.Context, name string, p *beam.Pipeline) (Result, error) {
 		return Result{}, fmt.Errorf("clearing spilled events: %w", cerr)
 	}
 	if err != nil {
-		return Result{}, fmt.Errorf("running on %s: %w", cmpOr(name, Prism), err)
+		return Result{}, fmt.Errorf("running on %s: %w", cmp.Or(name, Prism), err)
 	}
 	return Result{Counters: counters(res)}, nil
-}
-
-func cmpOr(a, b string) string {
-	if a == "" {
-		return b
-	}
-	return a
 }
 
 func runPrism(ctx context.Context, p *beam.Pipeline) (beam.PipelineResult, error) {

@@ -45,7 +45,7 @@ func Features(u *spec.UseCase, o Options) (Plan, error) {
 	if o.Sink == "" {
 		return Plan{}, fmt.Errorf("features has no sink of its own in the use case: give one with --sink")
 	}
-	outs := leading(u)
+	outs := []format.Out{{Name: "id", Column: u.IDColumn()}, {Name: "time", Column: u.Event.Time}}
 	if u.Label != nil {
 		outs = append(outs, format.Out{Name: u.Label.Field, Column: u.Label.Field, Number: true})
 	}
@@ -80,15 +80,6 @@ func unique(outs []format.Out) []format.Out {
 		}
 	}
 	return kept
-}
-
-// leading are the columns that every output line begins with.
-func leading(u *spec.UseCase) []format.Out {
-	id := u.Event.ID[0]
-	if len(u.Event.ID) > 1 {
-		id = "id"
-	}
-	return []format.Out{{Name: "id", Column: id}, {Name: "time", Column: u.Event.Time}}
 }
 
 // New plans the graph that scores. It resolves the model's alias once and pins the version, so that a
@@ -142,23 +133,7 @@ func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
 	if !used {
 		return Plan{}, fmt.Errorf("%w: --model %s: the use case has no model of that name", ErrOption, o.Model)
 	}
-	outs := append(leading(u), format.Out{Name: "model", Column: predict.ModelColumn})
-	if u.Models[0].Kind == "multiclass" {
-		outs = append(outs, format.Out{Name: "class", Column: predict.ClassColumn})
-	}
-	score := "score"
-	if u.Models[0].Kind == "regression" {
-		score = "value"
-	}
-	outs = append(outs, format.Out{Name: score, Column: predict.ScoreColumn})
-	if len(u.Models[0].Decide) > 0 {
-		outs = append(outs, format.Out{Name: "decision", Column: predict.DecisionColumn})
-	}
-	if o.WithFeatures {
-		for _, n := range p.Features.Names() {
-			outs = append(outs, format.Out{Name: n, Column: n, Object: "features", Number: true})
-		}
-	}
+	outs := u.Outputs(u.Models[0], o.WithFeatures)
 	if o.Sink != "" {
 		p.Sinks = []sink.Params{{URL: o.Sink, Outs: outs}}
 	} else {

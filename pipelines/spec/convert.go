@@ -64,14 +64,16 @@ func (u *UseCase) featureParams(fields []event.Field, entries []feature.Feature)
 	return p
 }
 
-// Outputs is a line of scores: id, time, model, then by the model's kind score or value, the decision
+// Outputs is a line of scores: id, time, model, then by the model's kind score, value or class and score, the decision
 // where the model decides, and with withFeatures the features by name. Columns behind them are those
-// of the scored batches: model, score, decision.
+// of the scored batches: model, class, score, decision.
 func (u *UseCase) Outputs(m Model, withFeatures bool) []format.Out {
 	outs := []format.Out{{Name: "id", Column: u.IDColumn()}, {Name: "time", Column: u.Event.Time}, {Name: "model", Column: "model"}}
 	switch m.Kind {
 	case "regression":
 		outs = append(outs, format.Out{Name: "value", Column: "score"})
+	case "multiclass":
+		outs = append(outs, format.Out{Name: "class", Column: "class"}, format.Out{Name: "score", Column: "score"})
 	default:
 		outs = append(outs, format.Out{Name: "score", Column: "score"})
 	}
@@ -80,7 +82,7 @@ func (u *UseCase) Outputs(m Model, withFeatures bool) []format.Out {
 	}
 	if withFeatures {
 		for _, name := range u.Features().Names() {
-			outs = append(outs, format.Out{Name: name, Column: name, Object: "features"})
+			outs = append(outs, format.Out{Name: name, Column: name, Object: "features", Number: true})
 		}
 	}
 	return outs
