@@ -1,0 +1,69 @@
+package driver
+
+import (
+	"context"
+	"time"
+
+	"github.com/millrace-ml/millrace/transforms/event"
+)
+
+// Log is a driver of sources without an end: each partition is a sequence of records that grows, and
+// that can be read again from any position it still keeps.
+type Log interface {
+	Driver
+	// Follow reads on in partitions of an address, each from its position. What it returns belongs to
+	// one goroutine.
+	Follow(ctx context.Context, address string, from []Position) (Follower, error)
+}
+
+// Position is where reading goes on in a partition.
+type Position struct {
+	// Partition is the partition's Name.
+	Partition string
+	// Next is the position of the next record, in the driver's own form, as a [Chunk] gave it. Empty
+	// means where the address says that reading begins; without a word the oldest record.
+	Next string
+}
+
+// Follower reads partitions as they grow.
+type Follower interface {
+	// Poll returns what there is, in each partition in order, about limit bytes at most. With nothing
+	// there it waits until something comes, wait is over, or ctx is done; then it returns nothing and
+	// no error. What it returned before is no longer valid, batches apart, which belong to the caller.
+	Poll(ctx context.Context, wait time.Duration, limit int) ([]Chunk, error)
+	// Pause names the partitions that Poll leaves out from now on, all others it reads.
+	Pause(partitions []string)
+	// Lag is the number of records behind the last position of each partition that the follower knows
+	// about; partitions without a known lag are left out.
+	Lag() map[string]int64
+	Close() error
+}
+
+// Chunk is a run of records of a partition.
+type Chunk struct {
+	Partition string
+	// Records are to be decoded; Batch, where N > 0, is what needs no decoding. A chunk has one of them.
+	Records []Record
+	Batch   event.Batch
+	// Next is the position behind the last record.
+	Next string
+	// Ended says that nothing will ever come behind Next, as in a shard that was closed.
+	Ended bool
+}
+
+// Record is bytes with their place.
+type Record struct {
+	Value []byte
+	// Offset is the record's place in the partition for people and dead letters.
+	Offset int64
+	// Time is when the source took the record in; zero where it doesn't say.
+	Time time.Time
+}
+
+// Acknowledger is a follower of a source that keeps no positions and gives a record again until it is
+// acknowledged. Ack is called with a chunk's Next once all that came of the chunk is durable, from any
+// goroutine.
+type Acknowledger interface {
+	Follower
+	Ack(next string)
+}
