@@ -40,6 +40,7 @@ type Registry struct {
 	store store
 	where string
 	now   func() time.Time
+	who   string
 }
 
 // Open opens the registry at a URL of a linked bucket driver (file:///abs, file://./relative,
@@ -51,13 +52,21 @@ func Open(ctx context.Context, url string, now func() time.Time) (*Registry, err
 	if err != nil {
 		return nil, fmt.Errorf("opening registry %s: %w", url, err)
 	}
-	return &Registry{s, url, now}, nil
+	return &Registry{store: s, where: url, now: now}, nil
 }
 
 // New uses an open bucket, which Close closes. A folder needs Open: see the package's
 // documentation.
 func New(bucket *blob.Bucket, now func() time.Time) *Registry {
-	return &Registry{store{bucket, ""}, "of the given bucket", now}
+	return &Registry{store: store{bucket, ""}, where: "of the given bucket", now: now}
+}
+
+// As is the same registry, whose moves of aliases the history ascribes to who: a person or a program.
+// It is closed with r.
+func (r *Registry) As(who string) *Registry {
+	own := *r
+	own.who = who
+	return &own
 }
 
 // Close closes the bucket.
@@ -91,6 +100,9 @@ type Event struct {
 	Alias    string `json:"alias,omitempty"`
 	Version  int    `json:"version"`
 	Previous int    `json:"previous,omitempty"`
+	// Rollback says that the move went back.
+	Rollback bool   `json:"rollback,omitempty"`
+	Who      string `json:"who,omitempty"`
 	Why      string `json:"why,omitempty"`
 
 	sequence int
@@ -99,14 +111,19 @@ type Event struct {
 // String is the entry as a sentence, without the time.
 func (e Event) String() string {
 	why := ""
+	if e.Who != "" {
+		why = " by " + e.Who
+	}
 	if e.Why != "" {
-		why = ": " + e.Why
+		why += ": " + e.Why
 	}
 	switch {
 	case e.Alias == "":
 		return fmt.Sprintf("version %d published", e.Version)
 	case e.Version == 0:
 		return fmt.Sprintf("%s removed from version %d%s", e.Alias, e.Previous, why)
+	case e.Rollback:
+		return fmt.Sprintf("%s rolled back from version %d to %d%s", e.Alias, e.Previous, e.Version, why)
 	case e.Previous == 0:
 		return fmt.Sprintf("%s set to version %d%s", e.Alias, e.Version, why)
 	}
@@ -123,8 +140,14 @@ type alias struct {
 	Version  int       `json:"version"`
 	Previous int       `json:"previous"`
 	Digest   string    `json:"digest"`
+	Rollback bool      `json:"rollback,omitempty"`
+	Who      string    `json:"who,omitempty"`
 	Why      string    `json:"why"`
 	Time     time.Time `json:"time"`
+}
+
+func (a alias) event(name string, sequence int) Event {
+	return Event{Time: a.Time, Alias: name, Version: a.Version, Previous: a.Previous, Rollback: a.Rollback, Who: a.Who, Why: a.Why, sequence: sequence}
 }
 
 var (
@@ -400,11 +423,7 @@ func (r *Registry) setAlias(ctx context.Context, name, aliasName string, version
 		if expect != Any && current.Version != expect {
 			return fmt.Errorf("it is at version %d, not %d: look at the history and try again: %w", current.Version, expect, ErrConflict)
 		}
-		record, err := json.Marshal(alias{version, current.Version, digest, why, r.now().UTC()})
-		if err != nil {
-			return err
-		}
-		err = r.store.create(ctx, aliasPrefix(name, aliasName)+recordName(sequence+1), record)
+		err = r.move(ctx, name, aliasName, sequence+1, alias{Version: version, Previous: current.Version, Digest: digest, Why: why, Who: r.who, Time: r.now().UTC()})
 		switch {
 		case err == nil:
 			return nil
@@ -414,6 +433,114 @@ func (r *Registry) setAlias(ctx context.Context, name, aliasName string, version
 			return fmt.Errorf("another writer was first: look at the history and try again: %w", ErrConflict)
 		}
 	}
+}
+
+// move writes an alias's next record; errTaken if there is one of that number.
+func (r *Registry) move(ctx context.Context, name, aliasName string, sequence int, a alias) error {
+	record, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return r.store.create(ctx, aliasPrefix(name, aliasName)+recordName(sequence), record)
+}
+
+// Rollback moves an alias back to the version it pointed at before its last move, and returns what it
+// wrote into the history. A second rollback goes back one further, not forward again. ErrNotFound if
+// there is nothing before, ErrConflict if the alias moves meanwhile.
+func (r *Registry) Rollback(ctx context.Context, name, aliasName, why string) (Event, error) {
+	e, err := r.rollback(ctx, name, aliasName, why)
+	if err != nil {
+		return Event{}, fmt.Errorf("rolling back %s of %s: %w", aliasName, name, err)
+	}
+	return e, nil
+}
+
+func (r *Registry) rollback(ctx context.Context, name, aliasName, why string) (Event, error) {
+	if r.now == nil {
+		return Event{}, ErrReadOnly
+	}
+	if err := errors.Join(checkName(name), checkAlias(aliasName)); err != nil {
+		return Event{}, err
+	}
+	moves, sequence, err := r.moves(ctx, name, aliasName)
+	if err != nil {
+		return Event{}, err
+	}
+	back := trail(moves)
+	switch {
+	case len(back) == 0 || len(back) == 1 && back[0].Version == 0:
+		return Event{}, r.noAlias(ctx, name, aliasName)
+	case len(back) == 1:
+		return Event{}, fmt.Errorf("it points at version %d and never pointed at another before: promote one: %w", back[0].Version, ErrNotFound)
+	}
+	ref, err := r.version(ctx, name, back[len(back)-2].Version)
+	if err != nil {
+		return Event{}, err
+	}
+	a := alias{Version: ref.Version, Previous: back[len(back)-1].Version, Digest: ref.Digest, Rollback: true, Why: why, Who: r.who, Time: r.now().UTC()}
+	err = r.move(ctx, name, aliasName, sequence+1, a)
+	if errors.Is(err, errTaken) {
+		return Event{}, fmt.Errorf("another writer was first: look at the history and try again: %w", ErrConflict)
+	}
+	return a.event(aliasName, sequence+1), err
+}
+
+// trail is the way back through an alias's moves: its last entry is where the alias is, the one before
+// where a rollback takes it. A rollback takes the last entry off. An alias that was removed (version 0)
+// is at the end or not at all, since nobody wants to go back to nothing.
+func trail(moves []alias) []alias {
+	var back []alias
+	for _, m := range moves {
+		if n := len(back); n > 0 && (m.Rollback || back[n-1].Version == 0) {
+			back = back[:n-1]
+		}
+		if n := len(back); n == 0 || back[n-1].Version != m.Version || back[n-1].Digest != m.Digest {
+			back = append(back, m)
+		}
+	}
+	return back
+}
+
+// Trail lists the versions to which an alias points and, by one rollback after the other, would point,
+// in this order. It is empty for an alias that was never set.
+func (r *Registry) Trail(ctx context.Context, name, aliasName string) ([]Ref, error) {
+	if err := errors.Join(checkName(name), checkAlias(aliasName)); err != nil {
+		return nil, err
+	}
+	moves, _, err := r.moves(ctx, name, aliasName)
+	if err != nil {
+		return nil, fmt.Errorf("reading the moves of %s@%s: %w", name, aliasName, err)
+	}
+	var out []Ref
+	for _, a := range slices.Backward(trail(moves)) {
+		if a.Version > 0 {
+			out = append(out, Ref{name, a.Version, a.Digest})
+		}
+	}
+	return out, nil
+}
+
+// Follow reads where an alias points, for one who asks again and again. seen is the number of the move
+// that the caller knows, at first 0. If the alias has not moved since, which the store tells by one look
+// for one object, Follow returns seen as it is; else it returns the number of the last move and
+// its version, which is 0 if the alias was removed.
+func (r *Registry) Follow(ctx context.Context, name, aliasName string, seen int) (Ref, int, error) {
+	if err := errors.Join(checkName(name), checkAlias(aliasName)); err != nil {
+		return Ref{}, seen, err
+	}
+	var a alias
+	sequence := seen
+	moved, err := r.store.Exists(ctx, aliasPrefix(name, aliasName)+recordName(seen+1))
+	if err == nil && moved {
+		a, sequence, err = r.alias(ctx, name, aliasName)
+	}
+	switch {
+	case err != nil:
+		return Ref{}, seen, fmt.Errorf("following %s@%s: %w", name, aliasName, err)
+	case sequence == seen:
+		return Ref{}, seen, nil
+	}
+	return Ref{name, a.Version, a.Digest}, sequence, nil
 }
 
 func aliasPrefix(name, aliasName string) string { return name + "/aliases/" + aliasName + "/" }
@@ -427,6 +554,22 @@ func (r *Registry) alias(ctx context.Context, name, aliasName string) (alias, in
 	sequence := slices.Max(records)
 	var a alias
 	return a, sequence, r.read(ctx, aliasPrefix(name, aliasName)+recordName(sequence), &a)
+}
+
+// moves reads all records of an alias, oldest first, and the number of the last.
+func (r *Registry) moves(ctx context.Context, name, aliasName string) ([]alias, int, error) {
+	records, err := r.store.numbered(ctx, aliasPrefix(name, aliasName))
+	if err != nil || len(records) == 0 {
+		return nil, 0, err
+	}
+	slices.Sort(records)
+	out := make([]alias, len(records))
+	for i, n := range records {
+		if err := r.read(ctx, aliasPrefix(name, aliasName)+recordName(n), &out[i]); err != nil {
+			return nil, 0, err
+		}
+	}
+	return out, records[len(records)-1], nil
 }
 
 func (r *Registry) read(ctx context.Context, key string, record any) error {
@@ -539,22 +682,18 @@ func (r *Registry) history(ctx context.Context, name string) ([]Event, error) {
 		return nil, err
 	}
 	for _, aliasName := range aliases {
-		records, err := r.store.numbered(ctx, aliasPrefix(name, aliasName))
+		moves, _, err := r.moves(ctx, name, aliasName)
 		if err != nil {
 			return nil, err
 		}
-		slices.Sort(records)
 		var latest time.Time
-		for _, n := range records {
-			var a alias
-			if err := r.read(ctx, aliasPrefix(name, aliasName)+recordName(n), &a); err != nil {
-				return nil, err
-			}
+		for i, a := range moves {
 			// A writer whose clock is behind does not change the order of what happened.
 			if a.Time.After(latest) {
 				latest = a.Time
 			}
-			out = append(out, Event{Time: latest, Alias: aliasName, Version: a.Version, Previous: a.Previous, Why: a.Why, sequence: n})
+			a.Time = latest
+			out = append(out, a.event(aliasName, i))
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Event) int {

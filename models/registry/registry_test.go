@@ -221,7 +221,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 				t.Errorf("set alias %q", name)
 			}
 		}
-		reader := &Registry{r.store, "", nil}
+		reader := &Registry{store: r.store}
 		_, err = reader.Publish(ctx, "fraud", newBundle(0))
 		check(err, ErrReadOnly, "reading only")
 		check(reader.SetAlias(ctx, "fraud", Champion, 1, "", Any), ErrReadOnly, "reading only")
