@@ -34,6 +34,7 @@ type worker struct {
 	times   []format.Times
 	scratch []byte
 	cell    []byte
+	line    []byte // a record of a log with the newline that lines have
 	fault   fault
 	lenient bool // unknown keys are fine: only id and time of a bad record are looked for
 }

@@ -318,26 +318,34 @@ func (f *readFn) readBatches(ctx context.Context, d driver.Batches, p driver.Par
 		from, to = 0, p.Size
 	}
 	return d.ReadBatches(ctx, p, from, to, func(b event.Batch) error {
-		out := event.Batch{Schema: f.schema, Cols: make([]event.Column, len(f.schema.Fields)), N: b.N}
-		for i, want := range f.schema.Fields {
-			name := want.Name
-			for _, field := range f.Decode.Fields {
-				if field.Name == want.Name && field.Path != "" {
-					name = field.Path
-				}
-			}
-			at := b.Schema.Index(name)
-			if at < 0 {
-				return fmt.Errorf("it has no field %q; it has %v", name, b.Schema)
-			}
-			col, err := convert(b.Cols[at], b.Schema.Fields[at], want, b.N)
-			if err != nil {
-				return err
-			}
-			out.Cols[i] = col
+		out, err := fit(f.Decode, f.schema, b)
+		if err != nil {
+			return err
 		}
 		return emit(out)
 	})
+}
+
+// fit gives a batch that needs no decoding the columns that are asked for.
+func fit(p decode.Params, schema *event.Schema, b event.Batch) (event.Batch, error) {
+	out := event.Batch{Schema: schema, Cols: make([]event.Column, len(schema.Fields)), N: b.N}
+	for i, want := range schema.Fields {
+		name := want.Name
+		for _, field := range p.Fields {
+			if field.Name == want.Name && field.Path != "" {
+				name = field.Path
+			}
+		}
+		at := b.Schema.Index(name)
+		if at < 0 {
+			return out, fmt.Errorf("it has no field %q; it has %v", name, b.Schema)
+		}
+		var err error
+		if out.Cols[i], err = convert(b.Cols[at], b.Schema.Fields[at], want, b.N); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
 }
 
 // convert makes a column fit a field of another kind where no value changes.

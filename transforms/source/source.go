@@ -24,16 +24,28 @@ var (
 )
 
 // Register makes the driver of a scheme known; connectors call it when they are imported. It panics
-// if the scheme has one, or if the driver gives neither bytes nor batches.
+// if the scheme has one, or if the driver gives neither bytes nor batches nor a log.
 func Register(scheme string, d driver.Driver) {
-	_, isBytes := d.(driver.Bytes)
-	_, isBatches := d.(driver.Batches)
+	_, isLog := d.(driver.Log)
 	driversMu.Lock()
 	defer driversMu.Unlock()
-	if _, ok := drivers[scheme]; ok || !isBytes && !isBatches {
+	if _, ok := drivers[scheme]; ok || !ends(d) && !isLog {
 		panic(fmt.Sprintf("source driver for %q registered twice, or of no use", scheme))
 	}
 	drivers[scheme] = d
+}
+
+// ends reports whether a driver can read an address to its end.
+func ends(d driver.Driver) bool {
+	_, isBytes := d.(driver.Bytes)
+	_, isBatches := d.(driver.Batches)
+	return isBytes || isBatches
+}
+
+// Endless reports whether an address is of a source that has no end.
+func Endless(address string) bool {
+	d, err := driverOf(address)
+	return err == nil && !ends(d)
 }
 
 func driverOf(address string) (driver.Driver, error) {
@@ -59,6 +71,8 @@ type Params struct {
 	Decode decode.Params
 	// Split is the size of a range in bytes; by default 16 MiB.
 	Split int64
+	// Stream reads the addresses as logs, without an end; nil reads to the end.
+	Stream *Stream
 }
 
 const defaultSplit = 16 << 20
@@ -80,6 +94,9 @@ func (p Params) Validate() error {
 	d := p.Decode
 	if d.Format == "" {
 		d.Format = "json"
+	}
+	if p.Stream != nil {
+		errs = append(errs, p.Stream.validate(p))
 	}
 	return errors.Join(append(errs, d.Validate())...)
 }
@@ -148,6 +165,15 @@ func TryRead(s beam.Scope, p Params) (events, bad beam.PCollection, err error) {
 		return events, bad, err
 	}
 	s = s.Scope("source.Read")
+	if p.Stream != nil {
+		events, bad = follow(s, p)
+		return events, bad, nil
+	}
+	for _, address := range p.URLs {
+		if Endless(address) {
+			return events, bad, fmt.Errorf("source: %s has no end: read it as a stream", connect.Redact(address))
+		}
+	}
 	parts := beam.ParDo(s, &listFn{Format: p.Decode.Format}, beam.CreateList(s, p.URLs))
 	split := p.Split
 	if split == 0 {

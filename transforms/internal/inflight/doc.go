@@ -1,0 +1,13 @@
+// Package inflight bounds the rows between a source and the end of a graph, within a process.
+//
+// A runner without back-pressure, such as Prism, takes all that a source gives, and holds in memory
+// what later stages have not yet done. So the source counts rows in, the stage that ends with the sink
+// counts them out, and the source waits while too many are under way. Where workers are processes of
+// their own the runner has back-pressure of its own, and nothing is counted.
+//
+// # Non-obvious
+//
+// Rows are out when their bundle has ended, sinks flushed: a DoFn can't see that, since FinishBundle
+// runs from the first DoFn of a fused stage to the last. The worker's response to the runner is the
+// place, and Beam's hooks show it (TestLanding).
+package inflight

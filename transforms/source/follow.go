@@ -1,0 +1,272 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/mtime"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/sdf"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+
+	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/deadletter"
+	"github.com/millrace-ml/millrace/transforms/decode"
+	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/internal/inflight"
+	"github.com/millrace-ml/millrace/transforms/source/driver"
+)
+
+func init() {
+	register.DoFn6x2[context.Context, *sdf.ManualWatermarkEstimator, *sdf.LockRTracker, group, func(beam.EventTime, event.Batch), func(deadletter.Letter), sdf.ProcessContinuation, error](&followFn{})
+}
+
+var lateEvents = beam.NewCounter("source", "late")
+
+const (
+	// A call ends with so many rows or bytes, however long it might linger; with twice as many rows
+	// under way as that, the next call takes what the credit leaves.
+	callRows  = 4096
+	callBytes = 1 << 20
+	// maxCall bounds the bytes of a poll where reading has to catch up.
+	maxCall = 8 << 20
+)
+
+// followFn reads logs. Each call reads for a moment, claims, emits, and hands the rest back.
+type followFn struct {
+	Decode decode.Params
+	Stream Stream
+
+	decoder *decode.Decoder
+}
+
+// Setup makes the decoder.
+func (f *followFn) Setup() (err error) {
+	f.decoder, err = decode.New(f.Decode)
+	return err
+}
+
+// CreateInitialRestriction begins with no partition: the first call lists them.
+func (f *followFn) CreateInitialRestriction(group) progress {
+	return progress{V: 1, Watermark: never}
+}
+
+// SplitRestriction keeps it whole: the element is a group already.
+func (f *followFn) SplitRestriction(_ group, p progress) []progress { return []progress{p} }
+
+// RestrictionSize is a guess: a log has no size.
+func (f *followFn) RestrictionSize(group, progress) float64 { return 1 }
+
+// CreateTracker tracks a group.
+func (f *followFn) CreateTracker(p progress) *sdf.LockRTracker {
+	return sdf.NewLockRTracker(&tracker{at: p})
+}
+
+// TruncateRestriction ends reading where the job is drained.
+func (f *followFn) TruncateRestriction(rt *sdf.LockRTracker, _ group) progress {
+	p := rt.GetRestriction().(progress)
+	p.Done = true
+	return p
+}
+
+// InitialWatermarkEstimatorState is the watermark that was reported, in microseconds.
+func (f *followFn) InitialWatermarkEstimatorState(_ beam.EventTime, p progress, _ group) int64 {
+	return p.Watermark
+}
+
+// CreateWatermarkEstimator goes on from a reported watermark.
+func (f *followFn) CreateWatermarkEstimator(micros int64) *sdf.ManualWatermarkEstimator {
+	return &sdf.ManualWatermarkEstimator{State: instant(micros)}
+}
+
+// WatermarkEstimatorState is what CreateWatermarkEstimator takes.
+func (f *followFn) WatermarkEstimatorState(e *sdf.ManualWatermarkEstimator) int64 {
+	if e.State.Equal(instant(never)) {
+		return never
+	}
+	return e.State.UnixMicro()
+}
+
+// instant is the watermark of a time in microseconds, floored to milliseconds as Beam's times are.
+func instant(micros int64) time.Time {
+	if micros == never {
+		return time.UnixMilli(int64(mtime.MinTimestamp))
+	}
+	ms := micros / 1000
+	if micros%1000 < 0 {
+		ms--
+	}
+	return time.UnixMilli(ms)
+}
+
+// ProcessElement reads on for a moment.
+func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEstimator, rt *sdf.LockRTracker, g group, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) (sdf.ProcessContinuation, error) {
+	p := rt.GetRestriction().(progress)
+	if p.Done {
+		return sdf.StopProcessing(), nil
+	}
+	r, err := take(ctx, f.Stream, g, p)
+	if err != nil {
+		return sdf.StopProcessing(), err
+	}
+	begin := clock()
+	for rows, bytes := 0, 0; rows < callRows && bytes < callBytes; {
+		left := f.Stream.Linger - clock().Sub(begin)
+		if left <= 0 && (rows > 0 || r.quiet(begin)) {
+			break
+		}
+		if f.Stream.Credit > 0 {
+			if err := inflight.Wait(ctx, f.Stream.Run, f.Stream.Credit); err != nil {
+				r.close()
+				return sdf.StopProcessing(), err
+			}
+		}
+		next := p.clone()
+		got, err := r.poll(ctx, f, &next, max(left, time.Millisecond), maxCall)
+		if err != nil {
+			r.close()
+			return sdf.StopProcessing(), err
+		}
+		if !rt.TryClaim(next) { // the runner took the rest away: what was read is for somebody else
+			r.close()
+			return sdf.StopProcessing(), nil
+		}
+		p = next
+		for _, b := range got.batches {
+			emit(mtime.Normalize(mtime.FromMilliseconds(b.MinTime())), b)
+		}
+		for _, l := range got.letters {
+			reject(l)
+		}
+		readEvents.Inc(ctx, int64(got.rows))
+		badEvents.Inc(ctx, int64(len(got.letters)-got.late))
+		lateEvents.Inc(ctx, int64(got.late))
+		blankLines.Inc(ctx, got.blank)
+		if f.Stream.Credit > 0 {
+			inflight.Add(f.Stream.Run, got.rows)
+		}
+		if p.Watermark != never {
+			we.UpdateWatermark(instant(p.Watermark))
+		}
+		rows, bytes = rows+got.rows+len(got.letters), bytes+got.bytes
+		if p.Done {
+			r.close()
+			return sdf.StopProcessing(), nil
+		}
+	}
+	r.put()
+	return sdf.ResumeProcessingIn(0), nil
+}
+
+// taken is what a poll gave.
+type taken struct {
+	batches []event.Batch
+	letters []deadletter.Letter
+	rows    int
+	late    int
+	bytes   int
+	blank   int64
+}
+
+// poll reads what there is, moves p on, and sets the late rows apart.
+func (r *reading) poll(ctx context.Context, f *followFn, p *progress, wait time.Duration, limit int) (taken, error) {
+	var got taken
+	now := clock()
+	if err := r.refresh(ctx, f.Stream, p, now); err != nil {
+		return got, err
+	}
+	r.align(f.Stream, p)
+	for a, follower := range r.followers {
+		if follower == nil {
+			continue
+		}
+		chunks, err := follower.Poll(ctx, wait/time.Duration(len(r.followers)), limit)
+		if err != nil {
+			return got, r.fault(a, err)
+		}
+		for i := range chunks {
+			if err := r.chunk(f, p, a, &chunks[i], now, &got); err != nil {
+				return got, err
+			}
+		}
+	}
+	r.advance(f.Stream, p, now)
+	return got, nil
+}
+
+// chunk takes a chunk in.
+func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, now time.Time, got *taken) error {
+	at := p.index(address, c.Partition)
+	if at < 0 {
+		return r.fault(address, fmt.Errorf("the driver reads %q, which nobody asked for", c.Partition))
+	}
+	part := &p.Partitions[at]
+	part.Next, part.Ended = c.Next, part.Ended || c.Ended
+	heard := c.Batch.N > 0 || len(c.Records) > 0
+	if heard {
+		r.heard[at], r.last = now, now
+	}
+	keep := func(b event.Batch) error {
+		for _, t := range b.Times() {
+			part.Newest = max(part.Newest, t)
+		}
+		b, late := sift(b, p.Watermark)
+		for i := range late.N {
+			l := deadletter.Letter{
+				ID: string(late.IDs().AppendID(nil, i)), Stage: "source", Class: deadletter.Late, Attempts: 1,
+				Message:   fmt.Sprintf("it came after the watermark %s had passed its time; raise lateness if that is too early", instant(p.Watermark).UTC().Format(time.RFC3339Nano)),
+				EventTime: time.UnixMicro(late.Times()[i]).UTC().Format(time.RFC3339Nano),
+				Place:     deadletter.Place{Source: c.Partition}, UseCase: f.Decode.UseCase, Fingerprint: f.Decode.Fingerprint,
+			}
+			got.letters = append(got.letters, l)
+		}
+		got.late += late.N
+		if b.N > 0 {
+			got.rows += b.N
+			got.batches = append(got.batches, b)
+		}
+		return nil
+	}
+	if c.Batch.N > 0 {
+		b, err := fit(f.Decode, f.decoder.Schema(), c.Batch)
+		if err != nil {
+			return r.fault(address, err)
+		}
+		got.bytes += b.Size()
+		return keep(b)
+	}
+	stats, err := f.decoder.Records(c.Partition, c.Records, keep, func(l deadletter.Letter) error {
+		got.letters = append(got.letters, l)
+		return nil
+	})
+	got.blank += stats.Blank
+	got.bytes += int(stats.Bytes)
+	return err
+}
+
+// sift takes the rows out of a batch that are before the watermark.
+func sift(b event.Batch, watermark int64) (kept, late event.Batch) {
+	var old []int32
+	times := b.Times()
+	for i, t := range times {
+		if t < watermark {
+			old = append(old, int32(i))
+		}
+	}
+	if old == nil {
+		return b, late
+	}
+	var fresh []int32
+	for i, t := range times {
+		if t >= watermark {
+			fresh = append(fresh, int32(i))
+		}
+	}
+	return b.Gather(fresh), b.Gather(old)
+}
+
+func (r *reading) fault(address int, err error) error {
+	a := r.group.Addresses[address]
+	return fmt.Errorf("reading %s: %w", connect.Redact(a), connect.Scrub(err, a))
+}

@@ -1,0 +1,265 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/millrace-ml/millrace/transforms/source/driver"
+)
+
+// clock is the wall clock, by which reading lingers and ends. No event's time comes from it.
+var clock = time.Now
+
+// reading is a group's open connections. They outlive the call that opened them, in the process, and
+// are used again only where they stand at what the restriction says.
+type reading struct {
+	key       string
+	group     group
+	followers []driver.Follower // by address; nil while it has no partition of the group
+	at        progress          // where the followers stand
+
+	listed time.Time
+	heard  map[int]time.Time // when a partition last had a record, by its index
+	last   time.Time         // when any had
+	paused [][]string        // what each follower was told
+}
+
+var (
+	readingsMu sync.Mutex
+	readings   = map[string]*reading{} // of no call at this time
+	draining   = map[string]bool{}     // runs
+)
+
+// Drain makes the sources of a run end as if there were nothing more: what was read goes on to the end.
+func Drain(run string) {
+	readingsMu.Lock()
+	draining[run] = true
+	readingsMu.Unlock()
+}
+
+func drained(run string) bool {
+	readingsMu.Lock()
+	defer readingsMu.Unlock()
+	return draining[run]
+}
+
+// CleanUp closes the connections of all runs in this process. Call it when no job runs.
+func CleanUp() {
+	readingsMu.Lock()
+	open := readings
+	readings, draining = map[string]*reading{}, map[string]bool{}
+	readingsMu.Unlock()
+	for _, r := range open {
+		r.close()
+	}
+}
+
+// take returns connections that stand where p says: those of the last call, or new ones.
+func take(ctx context.Context, s Stream, g group, p progress) (*reading, error) {
+	key := fmt.Sprintf("%s/%d of %d/%q", s.Run, g.Group, g.Groups, g.Addresses)
+	readingsMu.Lock()
+	r := readings[key]
+	delete(readings, key)
+	readingsMu.Unlock()
+	if r != nil {
+		if slices.Equal(r.at.Partitions, p.Partitions) {
+			return r, nil
+		}
+		r.close() // the runner went back to an earlier place
+	}
+	now := clock()
+	r = &reading{
+		key: key, group: g, followers: make([]driver.Follower, len(g.Addresses)), paused: make([][]string, len(g.Addresses)),
+		heard: map[int]time.Time{}, last: now,
+	}
+	for i := range p.Partitions {
+		r.heard[i] = now
+	}
+	for a := range g.Addresses {
+		if err := r.open(ctx, a, p); err != nil {
+			r.close()
+			return nil, err
+		}
+	}
+	r.at = p.clone()
+	return r, nil
+}
+
+// put leaves the connections to the next call.
+func (r *reading) put() {
+	readingsMu.Lock()
+	old := readings[r.key]
+	readings[r.key] = r
+	readingsMu.Unlock()
+	if old != nil {
+		old.close()
+	}
+}
+
+func (r *reading) close() {
+	for i, f := range r.followers {
+		if f != nil {
+			_ = f.Close() // nothing is written through it
+			r.followers[i] = nil
+		}
+	}
+}
+
+// open follows an address from where p stands.
+func (r *reading) open(ctx context.Context, address int, p progress) error {
+	if f := r.followers[address]; f != nil {
+		_ = f.Close()
+		r.followers[address] = nil
+	}
+	var from []driver.Position
+	for _, part := range p.Partitions {
+		if part.Address == address && !part.Ended {
+			from = append(from, driver.Position{Partition: part.Name, Next: part.Next})
+		}
+	}
+	if len(from) == 0 {
+		return nil
+	}
+	d, err := driverOf(r.group.Addresses[address])
+	if err != nil {
+		return err
+	}
+	log, ok := d.(driver.Log)
+	if !ok {
+		return r.fault(address, fmt.Errorf("it can't be read as a stream"))
+	}
+	if r.followers[address], err = log.Follow(ctx, r.group.Addresses[address], from); err != nil {
+		r.followers[address] = nil
+		return r.fault(address, err)
+	}
+	r.paused[address] = nil
+	return nil
+}
+
+// refresh lists the partitions from time to time, and takes new ones in.
+func (r *reading) refresh(ctx context.Context, s Stream, p *progress, now time.Time) error {
+	if !r.listed.IsZero() && now.Sub(r.listed) < s.Refresh {
+		return nil
+	}
+	for a, address := range r.group.Addresses {
+		parts, err := list(ctx, address)
+		if err != nil {
+			if r.listed.IsZero() {
+				return err
+			}
+			continue // what is open may go on; if not, reading says so
+		}
+		more := false
+		for _, part := range parts {
+			if share(part.Name, r.group) && p.index(a, part.Name) < 0 {
+				// New partitions begin where the watermark stands: what they bring is held to it as all else.
+				p.Partitions = append(p.Partitions, partition{Address: a, Name: part.Name, Newest: never})
+				r.heard[len(p.Partitions)-1] = now
+				more = true
+			}
+		}
+		if more {
+			if err := r.open(ctx, a, *p); err != nil {
+				return err
+			}
+		}
+	}
+	r.listed = now
+	return nil
+}
+
+// share tells whether a partition belongs to a group.
+func share(name string, g group) bool {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	return int(h.Sum32()%uint32(g.Groups)) == g.Group
+}
+
+// quiet tells that nothing has come since a time.
+func (r *reading) quiet(since time.Time) bool { return r.last.Before(since) }
+
+// lags is what each follower knows.
+func (r *reading) lags() []map[string]int64 {
+	lags := make([]map[string]int64, len(r.followers))
+	for a, f := range r.followers {
+		if f != nil {
+			lags[a] = f.Lag()
+		}
+	}
+	return lags
+}
+
+// idle tells whether a partition has had nothing to read for so long that it holds back nobody.
+func (r *reading) idle(s Stream, part partition, at int, lags []map[string]int64, now time.Time) bool {
+	if s.Idle == 0 || now.Sub(r.heard[at]) <= s.Idle || slices.Contains(r.paused[part.Address], part.Name) {
+		return false
+	}
+	return lags[part.Address][part.Name] == 0 // or not known
+}
+
+// align pauses the partitions that are too far ahead of the slowest that has records waiting.
+func (r *reading) align(s Stream, p *progress) {
+	if len(p.Partitions) < 2 {
+		return
+	}
+	slowest, waiting := int64(0), false
+	lags := r.lags()
+	for _, part := range p.Partitions {
+		lag, known := lags[part.Address][part.Name]
+		if part.Ended || known && lag == 0 || part.Newest == never {
+			continue
+		}
+		if !waiting || part.Newest < slowest {
+			slowest, waiting = part.Newest, true
+		}
+	}
+	ahead := make([][]string, len(r.followers))
+	if waiting {
+		for _, part := range p.Partitions {
+			if !part.Ended && part.Newest != never && part.Newest-slowest > s.Alignment.Microseconds() {
+				ahead[part.Address] = append(ahead[part.Address], part.Name)
+			}
+		}
+	}
+	for a, f := range r.followers {
+		if f != nil && !slices.Equal(ahead[a], r.paused[a]) {
+			f.Pause(ahead[a])
+			r.paused[a] = ahead[a]
+		}
+	}
+}
+
+// advance moves the watermark on, and finds the end.
+func (r *reading) advance(s Stream, p *progress, now time.Time) {
+	mark, any, open := int64(0), false, false
+	lags := r.lags()
+	for i, part := range p.Partitions {
+		if part.Ended {
+			continue
+		}
+		open = true
+		if r.idle(s, part, i, lags, now) {
+			continue
+		}
+		if part.Newest == never {
+			mark, any = never, true
+			break
+		}
+		if !any || part.Newest < mark {
+			mark, any = part.Newest, true
+		}
+	}
+	if any && mark != never {
+		// Beam's times are whole milliseconds: a row of the watermark's own millisecond isn't late.
+		p.Watermark = max(p.Watermark, instant(mark-s.Lateness.Microseconds()).UnixMilli()*1000)
+	}
+	p.Done = !open && len(p.Partitions) > 0 ||
+		!s.Until.IsZero() && !now.Before(s.Until) ||
+		s.IdleTimeout > 0 && now.Sub(r.last) > s.IdleTimeout ||
+		drained(s.Run)
+	r.at = p.clone()
+}

@@ -1,0 +1,101 @@
+package source
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+
+	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/source/driver"
+)
+
+// Stream says how logs are read that have no end. It is plain data.
+type Stream struct {
+	// Run names the run: open connections belong to it, and [Drain] and [CleanUp] end them by it.
+	Run string
+	// Lateness is how far events may come behind the newest of their partition. The watermark follows
+	// that far behind; what comes behind the watermark is a dead letter of class late. Default 0.
+	Lateness time.Duration
+	// Alignment is how far a partition may be ahead of the slowest that has records waiting, in event
+	// time, before it has to wait. Default a minute, or Lateness if that is more.
+	Alignment time.Duration
+	// Idle is after how long without records a partition holds back the watermark no more; what it
+	// then brings may be late. 0: never, which is right where history is read.
+	Idle time.Duration
+	// Linger is for how long, at the most, a call gathers rows before they go on: fewer and larger
+	// batches for more latency. Default 10 ms.
+	Linger time.Duration
+	// Groups is over how many readers the partitions spread. Default 1, which Prism needs: it mixes up
+	// the watermarks of several.
+	Groups int
+	// Credit is how many rows may be under way in this process before reading waits; 0: any number.
+	// It needs package inflight to count them out.
+	Credit int
+	// Until ends reading at a time of the wall clock, IdleTimeout after so long without a record of any
+	// partition. The zero values mean never.
+	Until       time.Time
+	IdleTimeout time.Duration
+	// Refresh is how often partitions are listed anew. Default 10 s.
+	Refresh time.Duration
+}
+
+const (
+	defaultAlignment = time.Minute
+	defaultLinger    = 10 * time.Millisecond
+	defaultRefresh   = 10 * time.Second
+)
+
+func (s Stream) withDefaults() Stream {
+	s.Alignment = cmp.Or(s.Alignment, max(defaultAlignment, s.Lateness))
+	s.Linger = cmp.Or(s.Linger, defaultLinger)
+	s.Groups = cmp.Or(s.Groups, 1)
+	s.Refresh = cmp.Or(s.Refresh, defaultRefresh)
+	return s
+}
+
+func (s Stream) validate(p Params) error {
+	var errs []error
+	for name, d := range map[string]time.Duration{
+		"lateness": s.Lateness, "alignment": s.Alignment, "idle": s.Idle, "linger": s.Linger, "idle timeout": s.IdleTimeout, "refresh": s.Refresh,
+	} {
+		if d < 0 {
+			errs = append(errs, fmt.Errorf("source: %s of %v", name, d))
+		}
+	}
+	if s.Run == "" {
+		errs = append(errs, errors.New("source: a stream needs the name of its run"))
+	}
+	if s.Groups < 0 || s.Credit < 0 {
+		errs = append(errs, fmt.Errorf("source: %d groups, a credit of %d rows", s.Groups, s.Credit))
+	}
+	if p.Decode.Format != "" && p.Decode.Format != "json" {
+		errs = append(errs, fmt.Errorf("source: the records of a stream are json, not %s", p.Decode.Format))
+	}
+	if p.Decode.Time == "" {
+		errs = append(errs, errors.New("source: a stream needs an event time: name the field"))
+	}
+	for _, address := range p.URLs {
+		if d, err := driverOf(address); err == nil {
+			if _, ok := d.(driver.Log); !ok {
+				errs = append(errs, fmt.Errorf("source: %s can't be read as a stream", connect.Redact(address)))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// follow is Read for streams: one element for each group of partitions, over all addresses, since each
+// element has a watermark of its own.
+func follow(s beam.Scope, p Params) (events, bad beam.PCollection) {
+	st := p.Stream.withDefaults()
+	decode := p.Decode
+	decode.Format = "json"
+	groups := make([]group, st.Groups)
+	for i := range groups {
+		groups[i] = group{Addresses: p.URLs, Group: i, Groups: st.Groups}
+	}
+	return beam.ParDo2(s, &followFn{Decode: decode, Stream: st}, beam.Reshuffle(s, beam.CreateList(s, groups)))
+}
