@@ -1,0 +1,150 @@
+package components
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const kafkaVersion = "4.3.1"
+
+// Broker is an Apache Kafka of one broker.
+type Broker struct {
+	*Server
+}
+
+// Kafka starts a broker; it takes some seconds and about 400 MB of memory.
+func Kafka(t testing.TB) *Broker {
+	t.Helper()
+	s := spec{name: "kafka-" + kafkaVersion, ports: 2, command: kafkaCommand, ready: kafkaReady}
+	dir := program(t, s.name, func(dir string) error {
+		return maven(dir, "org.apache.kafka:kafka_2.13:"+kafkaVersion, "org.apache.kafka:kafka-tools:"+kafkaVersion,
+			"org.slf4j:slf4j-simple:1.7.36") // Kafka uses slf4j 1.7: a binding of 2.x logs nothing
+	})
+	return &Broker{start(t, s, dir)}
+}
+
+// The settings of one broker that also is the controller. Those of the second block are for topics
+// that the broker makes for itself: without them the first group hangs. Those of the third let a
+// broker that was killed come back in 7 s instead of 14.
+const kafkaSettings = `process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:%[2]d
+listeners=PLAINTEXT://127.0.0.1:%[1]d,CONTROLLER://127.0.0.1:%[2]d
+advertised.listeners=PLAINTEXT://127.0.0.1:%[1]d,CONTROLLER://127.0.0.1:%[2]d
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+log.dirs=%[3]s
+auto.create.topics.enable=false
+
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+group.initial.rebalance.delay.ms=0
+
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+`
+
+func kafkaCommand(program, data string, ports []int) (*exec.Cmd, error) {
+	java, err := exec.LookPath("java")
+	if err != nil {
+		return nil, fmt.Errorf("a Java of 17 or later is needed: %w", err)
+	}
+	settings, logs, libs := filepath.Join(data, "server.properties"), filepath.Join(data, "logs"), filepath.Join(program, "libs", "*")
+	if _, err := os.Stat(settings); err != nil {
+		text := fmt.Sprintf(kafkaSettings, ports[0], ports[1], logs)
+		err := os.WriteFile(settings, []byte(text), 0o666)
+		if err == nil {
+			err = tool(data, nil, java, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", libs, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+				"kafka.tools.StorageTool", "format", "--standalone", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", settings)
+		}
+		if err != nil {
+			return nil, errors.Join(err, os.Remove(settings))
+		}
+	}
+	return exec.Command(java, "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", libs, "kafka.Kafka", settings), nil
+}
+
+func kafkaReady(ctx context.Context, addr string) error {
+	c, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RequestRetries(0))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	// A broker answers before it may lead partitions: only then it is in its own metadata.
+	brokers, err := kadm.NewClient(c).ListBrokers(ctx)
+	if err == nil && len(brokers) == 0 {
+		err = errors.New("no broker is registered")
+	}
+	return err
+}
+
+// Admin is a client to make and change topics with. It ends with the test.
+func (b *Broker) Admin() *kadm.Client {
+	b.t.Helper()
+	c, err := kgo.NewClient(kgo.SeedBrokers(b.Addr))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(c.Close)
+	return kadm.NewClient(c)
+}
+
+// CreateTopic makes a topic; settings are pairs of a name and a value.
+func (b *Broker) CreateTopic(topic string, partitions int, settings ...string) {
+	b.t.Helper()
+	values := map[string]*string{}
+	for i := 0; i+1 < len(settings); i += 2 {
+		values[settings[i]] = &settings[i+1]
+	}
+	if _, err := b.Admin().CreateTopic(context.Background(), int32(partitions), 1, values, topic); err != nil {
+		b.t.Fatalf("making topic %s: %v", topic, err)
+	}
+}
+
+// Fill appends n records to a topic, spread over its partitions in runs. Append appends the value of
+// record i; it is called from one goroutine, in order.
+func (b *Broker) Fill(topic string, n int, appendValue func(buf []byte, i int) []byte) {
+	b.t.Helper()
+	c, err := kgo.NewClient(kgo.SeedBrokers(b.Addr), kgo.DefaultProduceTopic(topic),
+		kgo.ProducerBatchCompression(kgo.Lz4Compression()), kgo.MaxBufferedRecords(200_000), kgo.RecordPartitioner(kgo.StickyPartitioner()))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer c.Close()
+	var failed error // set by one goroutine, read after Flush
+	done := func(_ *kgo.Record, err error) {
+		if failed == nil {
+			failed = err
+		}
+	}
+	var buf []byte
+	var records []kgo.Record
+	for i := range n {
+		if len(records) == 0 {
+			records = make([]kgo.Record, 256)
+		}
+		if cap(buf)-len(buf) < 4096 {
+			buf = make([]byte, 0, 256<<10)
+		}
+		buf = appendValue(buf[len(buf):], i)
+		records[0].Value = buf[:len(buf):len(buf)]
+		c.Produce(context.Background(), &records[0], done)
+		records = records[1:]
+	}
+	if err := errors.Join(c.Flush(context.Background()), failed); err != nil {
+		b.t.Fatalf("filling topic %s: %v", topic, err)
+	}
+}
