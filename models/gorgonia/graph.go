@@ -98,12 +98,14 @@ func newGraph[T float](dims []int, rows int, loss Loss) (g *graph[T], err error)
 		return nil, fmt.Errorf("differentiating graph of widths %v: %w", dims, err)
 	}
 	// Registers are reused, so a node's own Value may hold another node's result: read through Read.
-	gorgonia.Read(cost, &g.loss)
+	reads := gorgonia.Nodes{gorgonia.Read(cost, &g.loss)}
 	g.grads = make([]gorgonia.Value, len(grads))
 	for i, n := range grads {
-		gorgonia.Read(n, &g.grads[i])
+		reads = append(reads, gorgonia.Read(n, &g.grads[i]))
 	}
-	g.vm = gorgonia.NewTapeMachine(e, gorgonia.WithNaNWatch())
+	// Grad also derives by x, y and w, which costs as much as all the rest: the machine gets only
+	// what the loss and the gradients come from.
+	g.vm = gorgonia.NewTapeMachine(e.ExactSubgraphRoots(reads...))
 	return g, nil
 }
 
@@ -126,12 +128,15 @@ func (g *graph[T]) run(into [][]float64) (float64, error) {
 			return 0, fmt.Errorf("running graph: gradient %d is a %T of shape %v", i, v.Data(), v.Shape())
 		}
 		for j, x := range d {
+			if x != x {
+				return 0, fmt.Errorf("running graph: gradient %d is NaN", i)
+			}
 			into[i][j] += float64(x)
 		}
 	}
 	loss, ok := g.loss.Data().(T)
-	if !ok {
-		return 0, fmt.Errorf("running graph: loss is a %T", g.loss.Data())
+	if !ok || loss != loss {
+		return 0, fmt.Errorf("running graph: loss is %v", g.loss.Data())
 	}
 	return float64(loss), nil
 }

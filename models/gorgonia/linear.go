@@ -15,7 +15,8 @@ const (
 
 // FitLinear fits weights and a bias to len(y) rows of x, row-major, which must be finite and should
 // be standardised. w holds a weight a row; nil means 1 for all. Nothing is retained. All arithmetic
-// is float64. Fitting ends when no component of the mean loss's gradient exceeds 1e-6.
+// is float64. Fitting ends when no component of the mean loss's gradient, by coordinates in which the
+// inputs are uncorrelated, exceeds 1e-7.
 func FitLinear(ctx context.Context, c LinearConfig, x, y, w []float32) (weights []float64, bias float64, err error) {
 	if err := c.Validate(); err != nil {
 		return nil, 0, fmt.Errorf("fitting linear model: %w", err)
@@ -33,11 +34,18 @@ func FitLinear(ctx context.Context, c LinearConfig, x, y, w []float32) (weights 
 	if iterations == 0 {
 		iterations = 100
 	}
-	params := make([]float64, s.width+1)
-	err = lbfgs(params, func(p, grad []float64) (float64, error) { return o.evaluate(ctx, p, grad) }, 1e-6, iterations)
+	b := newBasis(o)
+	u, params := make([]float64, s.width+1), make([]float64, s.width+1)
+	err = lbfgs(u, func(u, grad []float64) (float64, error) {
+		b.params(u, params)
+		loss, err := o.evaluate(ctx, params, grad)
+		b.gradient(grad)
+		return loss, err
+	}, 1e-7, iterations)
 	if err != nil {
 		return nil, 0, fmt.Errorf("fitting linear model: %w", err)
 	}
+	b.params(u, params)
 	return params[:s.width], params[s.width], nil
 }
 
@@ -126,8 +134,9 @@ func (s *stripe) evaluate(ctx context.Context, g *graph[float64], o *objective, 
 		if s.err = ctx.Err(); s.err != nil {
 			return
 		}
-		for i, v := range o.x[from*o.sample.width:][:len(g.x)] {
-			g.x[i] = float64(v)
+		x := g.x
+		for i, v := range o.x[from*o.sample.width:][:len(x)] {
+			x[i] = float64(v)
 		}
 		to := min(from+o.rows, o.sample.rows)
 		for i, v := range o.sample.y[from:to] {

@@ -248,8 +248,8 @@ func TestTrainingsAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// newton solves the same problem by another method, for which d is small enough.
-func newton(x, y []float32, w []float64, l2 float64) []float64 {
+// optimum solves the same problem by another method, for which d is small enough.
+func optimum(x, y []float32, w []float64, l2 float64) []float64 {
 	rows := len(y)
 	width := len(x) / rows
 	d := width + 1
@@ -334,7 +334,7 @@ func TestLogisticReachesTheOptimum(t *testing.T) {
 					weights[i] *= class
 				}
 			}
-			want := newton(x, y, weights, l2)
+			want := optimum(x, y, weights, l2)
 			for i, v := range append(got, bias) {
 				if !near(v, want[i], 1e-5) {
 					t.Errorf("l2 %v, class weight %v: parameter %d is %v, want %v", l2, class, i, v, want[i])
@@ -468,6 +468,6 @@ func ExampleFitLinear() {
 	y := []float32{0, 0, 1, 1}
 	w, bias, err := FitLinear(context.Background(), LinearConfig{L2: 1}, x, y, nil)
 	// The weight solves w = 2(2/(1+exp(2w)) + 1/(1+exp(w))).
-	fmt.Printf("%.3f %.3f %v\n", w[0], bias, err)
+	fmt.Printf("%.3f %.3f %v\n", w[0], math.Abs(bias), err)
 	// Output: 1.007 0.000 <nil>
 }

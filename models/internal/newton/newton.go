@@ -39,10 +39,12 @@ func (p Problem) Solve() ([]float64, error) {
 	}
 	for range steps {
 		gradient, hessian := p.derive(at)
-		step, ok := solve(hessian, gradient)
-		if !ok {
+		if !Factor(hessian) {
 			return nil, ErrDiverged
 		}
+		step := append([]float64(nil), gradient...)
+		Forward(hessian, step)
+		Back(hessian, step)
 		slope := 0.0
 		for i := range step {
 			slope += step[i] * gradient[i]
@@ -118,38 +120,6 @@ func (p Problem) derive(at []float64) (gradient []float64, hessian [][]float64) 
 		}
 	}
 	return gradient, hessian
-}
-
-// solve solves a x = b for a symmetric positive a, of which it reads and destroys the lower half.
-func solve(a [][]float64, b []float64) (x []float64, ok bool) {
-	x = append([]float64(nil), b...)
-	for j := range a {
-		for k := range j {
-			for i := j; i < len(a); i++ {
-				a[i][j] -= a[i][k] * a[j][k]
-			}
-		}
-		d := math.Sqrt(a[j][j])
-		if !(d > 0) || math.IsInf(d, 0) {
-			return nil, false
-		}
-		for i := j; i < len(a); i++ {
-			a[i][j] /= d
-		}
-	}
-	for i := range x {
-		for k := range i {
-			x[i] -= a[i][k] * x[k]
-		}
-		x[i] /= a[i][i]
-	}
-	for i := len(x) - 1; i >= 0; i-- {
-		for k := i + 1; k < len(x); k++ {
-			x[i] -= a[k][i] * x[k]
-		}
-		x[i] /= a[i][i]
-	}
-	return x, true
 }
 
 // LogOdds is log(p / (1-p)) of a score, which it keeps 1e-6 off 0 and 1.

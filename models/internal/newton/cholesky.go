@@ -1,0 +1,50 @@
+package newton
+
+import "math"
+
+// Factor replaces the lower half of a symmetric matrix by that of L, where L has no upper half and
+// a = L Lᵀ. It reads nothing of the upper half. ok is false, and a of no use, unless a is positive
+// definite.
+func Factor(a [][]float64) (ok bool) {
+	for j, row := range a {
+		d := row[j] - square(row[:j])
+		if d = math.Sqrt(d); !(d > 0) || math.IsInf(d, 0) {
+			return false
+		}
+		row[j] = d
+		for _, below := range a[j+1:] {
+			for k, v := range row[:j] {
+				below[j] -= v * below[k]
+			}
+			below[j] /= d
+		}
+	}
+	return true
+}
+
+func square(v []float64) (sum float64) {
+	for _, e := range v {
+		sum += e * e
+	}
+	return sum
+}
+
+// Forward solves L x = b, in place.
+func Forward(l [][]float64, b []float64) {
+	for i, row := range l {
+		for k, v := range row[:i] {
+			b[i] -= v * b[k]
+		}
+		b[i] /= row[i]
+	}
+}
+
+// Back solves Lᵀ x = b, in place.
+func Back(l [][]float64, b []float64) {
+	for i := len(l) - 1; i >= 0; i-- {
+		b[i] /= l[i][i]
+		for k, v := range l[i][:i] {
+			b[k] -= v * b[i]
+		}
+	}
+}
