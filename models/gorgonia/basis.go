@@ -10,39 +10,40 @@ type basis [][]float64
 // maxBasis is the width above which moments cost more than they save.
 const maxBasis = 256
 
-// newBasis sums the moments over all rows of a narrow sample, and over every few chunks of a wider
-// one, which is near enough: any basis leads to the same optimum.
+// newBasis sums the moments over all rows of a narrow sample and over every few rows of a wider one,
+// which is near enough: any basis leads to the same optimum.
 func newBasis(o *objective) basis {
-	width := o.sample.width
+	width, rows := o.sample.width, o.sample.rows
 	if width > maxBasis {
 		return nil
 	}
-	b := make(basis, width+1)
+	step := max(1, min(1+width/32, rows/(8*width)))
+	b, columns := make(basis, width+1), make([][]float64, width+1)
 	for i := range b {
-		b[i] = make([]float64, width+1)
+		b[i], columns[i] = make([]float64, width+1), make([]float64, (o.rows+step-1)/step)
 	}
-	var total float64
-	weighted, one := make([]float64, o.rows), make([]float32, o.rows)
-	for i := range one {
-		one[i] = 1
-	}
-	for from := 0; from < o.sample.rows; from += (1 + width/32) * o.rows {
-		w := o.sample.w[from:min(from+o.rows, o.sample.rows)]
-		column := func(i int) []float32 {
-			if i == width {
-				return one[:len(w)]
+	total, weighted := 0.0, make([]float64, (o.rows+step-1)/step)
+	for from := 0; from < rows; from += o.rows {
+		w := o.sample.w[from:min(from+o.rows, rows)]
+		n := (len(w) + step - 1) / step
+		for i := range width {
+			x := o.x[from*width+i*o.rows:]
+			for r := range n {
+				columns[i][r] = float64(x[r*step])
 			}
-			return o.x[from*width+i*o.rows:][:len(w)]
+		}
+		for r := range n {
+			columns[width][r] = 1
+			total += w[r*step]
 		}
 		for i, row := range b {
-			for r, v := range column(i) {
-				weighted[r] = w[r] * float64(v)
+			for r, v := range columns[i][:n] {
+				weighted[r] = w[r*step] * v
 			}
 			for j := range row[:i+1] {
-				row[j] += moment(weighted, column(j))
+				row[j] += dot(weighted[:n], columns[j][:n])
 			}
 		}
-		total += sum(w)
 	}
 	if total == 0 {
 		return nil
@@ -58,28 +59,6 @@ func newBasis(o *objective) basis {
 		return nil
 	}
 	return b
-}
-
-func moment(weighted []float64, x []float32) float64 {
-	var a, b, c, d float64 // four sums, since one waits for every addition
-	for len(x) >= 4 && len(weighted) >= 4 {
-		a += weighted[0] * float64(x[0])
-		b += weighted[1] * float64(x[1])
-		c += weighted[2] * float64(x[2])
-		d += weighted[3] * float64(x[3])
-		weighted, x = weighted[4:], x[4:]
-	}
-	for i, v := range x {
-		a += weighted[i] * float64(v)
-	}
-	return a + b + c + d
-}
-
-func sum(v []float64) (s float64) {
-	for _, e := range v {
-		s += e
-	}
-	return s
 }
 
 // params writes the parameters at u.

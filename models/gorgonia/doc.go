@@ -6,7 +6,7 @@
 // over batches, the penalty, the optimiser) is ordinary Go in float64.
 //
 // [Train] fits a network by Adam on shuffled batches. [FitLinear] fits a linear model by L-BFGS on
-// all rows, to the optimum.
+// all rows, to the optimum, in coordinates in which the inputs are uncorrelated.
 //
 // # Determinism
 //
@@ -30,6 +30,10 @@
 //   - Own graph and machine per goroutine; weights are copied, never shared, since the backward pass
 //     transposes them in place.
 //   - Every run ends with Reset: without it the next run returns the previous answer.
+//   - The machine gets the subgraph of the loss and the parameters' gradients. The whole graph also
+//     derives by the inputs, at twice the cost.
+//   - NaN is looked for in the loss and the gradients, which it reaches from anywhere, not by the
+//     machine in every operation's result.
 //   - Non-root values are read through Read: registers are reused. Gradients are graph nodes, not
 //     dual values, so they don't accumulate over runs.
 //   - No Reshape, no BatchNorm, no dropout, no clock-seeded initialiser; matrices everywhere, also

@@ -287,3 +287,31 @@ func TestHeapIsFlat(t *testing.T) {
 		t.Errorf("%d goroutines, %d before", n, goroutines)
 	}
 }
+
+// The derivative by the inputs is as large as they are, and nobody reads it.
+func TestRunDerivesByParametersOnly(t *testing.T) {
+	const width, rows = 40, 512
+	g, err := newGraph[float64]([]int{width, 1}, rows, Binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	p := newProblem(5, []int{width, 1}, rows, Binary)
+	fill(g, p)
+	grads := like(p.params)
+	allocated := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.TotalAlloc
+	}
+	const runs = 50
+	before := allocated()
+	for range runs {
+		if _, err := g.run(grads); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if each := (allocated() - before) / runs; each > 8*width*rows {
+		t.Errorf("a run allocates %d bytes, more than the inputs' %d", each, 8*width*rows)
+	}
+}

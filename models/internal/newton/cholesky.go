@@ -7,7 +7,10 @@ import "math"
 // definite.
 func Factor(a [][]float64) (ok bool) {
 	for j, row := range a {
-		d := row[j] - square(row[:j])
+		d := row[j]
+		for _, v := range row[:j] {
+			d -= v * v
+		}
 		if d = math.Sqrt(d); !(d > 0) || math.IsInf(d, 0) {
 			return false
 		}
@@ -20,13 +23,6 @@ func Factor(a [][]float64) (ok bool) {
 		}
 	}
 	return true
-}
-
-func square(v []float64) (sum float64) {
-	for _, e := range v {
-		sum += e * e
-	}
-	return sum
 }
 
 // Forward solves L x = b, in place.
@@ -42,9 +38,9 @@ func Forward(l [][]float64, b []float64) {
 // Back solves Lᵀ x = b, in place.
 func Back(l [][]float64, b []float64) {
 	for i := len(l) - 1; i >= 0; i-- {
-		b[i] /= l[i][i]
-		for k, v := range l[i][:i] {
-			b[k] -= v * b[i]
+		for k := i + 1; k < len(l); k++ {
+			b[i] -= l[k][i] * b[k]
 		}
+		b[i] /= l[i][i]
 	}
 }

@@ -62,6 +62,50 @@ func TestSolveKnown(t *testing.T) {
 	}
 }
 
+func TestFactor(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(r *rapid.T) {
+		n := rapid.IntRange(1, 6).Draw(r, "n")
+		a, l := make([][]float64, n), make([][]float64, n)
+		root := make([][]float64, n) // a is root rootᵀ + 1
+		for i := range a {
+			a[i], l[i] = make([]float64, n), make([]float64, n)
+			root[i] = rapid.SliceOfN(rapid.Float64Range(-3, 3), n, n).Draw(r, "row")
+		}
+		for i := range a {
+			a[i][i] = 1
+			for j := range a {
+				for k := range a {
+					a[i][j] += root[i][k] * root[j][k]
+				}
+			}
+			copy(l[i], a[i][:i+1])
+		}
+		if !Factor(l) {
+			r.Fatal("refused")
+		}
+		want := rapid.SliceOfN(rapid.Float64Range(-9, 9), n, n).Draw(r, "x")
+		got := make([]float64, n)
+		for i := range got {
+			for j, v := range want {
+				got[i] += a[i][j] * v
+			}
+		}
+		Forward(l, got)
+		Back(l, got)
+		for i := range got {
+			if math.Abs(got[i]-want[i]) > 1e-9 {
+				r.Fatalf("a x = b has the solution %v, expected %v", got, want)
+			}
+		}
+	})
+	for _, a := range [][][]float64{{{0}}, {{-1}}, {{math.NaN()}}, {{math.Inf(1)}}, {{1, 0}, {1, 1}}} {
+		if Factor(a) {
+			t.Errorf("%v passed as positive definite", a)
+		}
+	}
+}
+
 func TestLogOdds(t *testing.T) {
 	t.Parallel()
 	for _, p := range []float64{0.001, 0.5, 0.999} {
