@@ -177,6 +177,12 @@ func (w *world) want(h *Handle, version int, said ...string) {
 	}
 }
 
+func pollers() int {
+	followersMu.Lock()
+	defer followersMu.Unlock()
+	return len(followers)
+}
+
 // TestSwapsUnderLoad moves the champion fifty times while goroutines score without a pause, with a
 // corrupt bundle and one of other features in between.
 func TestSwapsUnderLoad(t *testing.T) {
@@ -492,7 +498,7 @@ func TestFirstLoad(t *testing.T) {
 	if _, err := Open(t.Context(), Params{Poll: -1}, nil); err == nil || !strings.Contains(err.Error(), "registry: missing") || !strings.Contains(err.Error(), "negative") {
 		t.Errorf("bad params: %v", err)
 	}
-	if n := len(followers); n != 0 {
+	if n := pollers(); n != 0 {
 		t.Errorf("%d pollers are left", n)
 	}
 }
@@ -566,8 +572,8 @@ func TestShared(t *testing.T) {
 		handles[7].Close()
 		w.store.requests.Store(0)
 		time.Sleep(time.Hour)
-		if n := w.store.requests.Load(); n != 0 || len(followers) != 0 {
-			t.Errorf("%d requests, %d pollers after the last handle was closed", n, len(followers))
+		if n := w.store.requests.Load(); n != 0 || pollers() != 0 {
+			t.Errorf("%d requests, %d pollers after the last handle was closed", n, pollers())
 		}
 		if v := handles[7].Acquire(); v.Number != 2 {
 			t.Errorf("a closed handle has version %d", v.Number)
@@ -597,10 +603,10 @@ func TestEndsWithoutUse(t *testing.T) {
 		w.promote(2)
 		asked := w.store.requests.Load()
 		time.Sleep(time.Hour)
-		if n := w.store.requests.Load(); n != asked || len(followers) != 0 {
-			t.Errorf("%d requests of a poller that nobody uses, %d pollers", n-asked, len(followers))
+		if n := w.store.requests.Load(); n != asked || pollers() != 0 {
+			t.Errorf("%d requests of a poller that nobody uses, %d pollers", n-asked, pollers())
 		}
-		w.want(h, 1) // this use wakes it
+		h.Acquire() // wakes it
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
 		w.want(h, 2, "swapped 2")
