@@ -46,6 +46,12 @@ func flakyStore(host string) *flaky {
 	return stores[host]
 }
 
+func forgetStore(host string) {
+	flakyMu.Lock()
+	defer flakyMu.Unlock()
+	delete(stores, host)
+}
+
 func (f *flaky) request() error {
 	f.requests.Add(1)
 	if f.down.Load() {

@@ -74,6 +74,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	host := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
 	w := &world{t: t, where: "flaky://" + host, store: flakyStore(host)}
+	t.Cleanup(func() { forgetStore(host) })
 	var err error
 	at := time.Date(2018, 8, 1, 0, 0, 0, 0, time.UTC)
 	if w.reg, err = registry.Open(t.Context(), w.where, func() time.Time { return at }); err != nil {
