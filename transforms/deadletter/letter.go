@@ -1,5 +1,7 @@
 package deadletter
 
+import "encoding/json"
+
 // Class says why an event could not go on. Replay and metrics branch on it.
 type Class string
 
@@ -16,9 +18,30 @@ const (
 	Late Class = "late"
 	// Score: the model could not score the event.
 	Score Class = "score"
+	// Remote: the model's server refused the event.
+	Remote Class = "remote"
 	// Sink: the target refused the event.
 	Sink Class = "sink"
+	// LabelOrphan: no event came for the label.
+	LabelOrphan Class = "label_orphan"
+	// LabelConflict: the event has a label already, and this one differs.
+	LabelConflict Class = "label_conflict"
 )
+
+// Enter is where a letter's event enters the graph again: "decode" with its original, "features" with
+// the row that Original holds, "predict" with the features in Row; "" if it doesn't: another copy of
+// it has gone on, or had its label.
+func (c Class) Enter() string {
+	switch c {
+	case Decode, Schema, Range:
+		return "decode"
+	case Late, LabelOrphan:
+		return "features"
+	case Score, Remote, Sink:
+		return "predict"
+	}
+	return ""
+}
 
 // Place says where an event stands in its source.
 type Place struct {
@@ -48,8 +71,17 @@ type Letter struct {
 	UseCase     string `json:"use_case,omitempty"`
 	Fingerprint string `json:"fingerprint,omitempty"`
 	Model       string `json:"model,omitempty"`
-	Attempts    int    `json:"attempts"`
-	// Original is the record as it came, up to 64 KiB; Digest is the SHA-256 (hex) of all of it.
+	// Attempts is how often the event was tried, this time included. FirstFailure and LastFailure are
+	// RFC 3339; Write fills them in where they are empty.
+	Attempts     int    `json:"attempts"`
+	FirstFailure string `json:"first_failure,omitempty"`
+	LastFailure  string `json:"last_failure,omitempty"`
+	// Row is the row when it failed, computed features included, as an object of its columns; only of
+	// letters that enter again at predict.
+	Row json.RawMessage `json:"row,omitempty"`
+	// Original is the record as it came, up to 64 KiB. Where that is gone it is the row as an object of
+	// its columns, and of a letter of a sink the record that was refused. Digest is the SHA-256 (hex) of
+	// all of it.
 	Original []byte `json:"original,omitempty"`
 	Digest   string `json:"digest,omitempty"`
 }

@@ -10,19 +10,24 @@ import (
 	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/format"
 	"github.com/millrace-ml/millrace/transforms/internal/staged"
-	"github.com/millrace-ml/millrace/transforms/sink/driver"
 )
 
-// Register makes the driver of a scheme known; connectors call it when they are imported. It panics
-// if the scheme has one.
-func Register(scheme string, o driver.Opener) { staged.Register(scheme, o) }
+// Register makes the driver of a scheme known; connectors call it when they are imported. A driver is
+// an Opener of targets that take files, a Publisher to those that take records (see package driver), or
+// both: then it takes files unless the stream has no end. It panics if d is neither, or if the scheme
+// has a driver.
+func Register(scheme string, d any) { staged.Register(scheme, d) }
+
+// Stream says how a target without an end is cut into files.
+type Stream = staged.Stream
 
 // Params says where batches go, and what of them.
 type Params struct {
-	// URL is a file, or a folder if it ends in a slash; "-" is standard output.
+	// URL is a file, or a folder if it ends in a slash; "-" is standard output; other schemes as the
+	// connectors' docs say.
 	URL string
 	// Format is "json" (lines), "csv" or "parquet"; by default that of the URL's ending, and json
-	// for a folder or a name without one. An ending .gz compresses.
+	// for a folder or a name without one. An ending .gz compresses. Targets that take records take json.
 	Format string
 	// Outs are the values of a record, in order; by default all columns.
 	Outs []format.Out
@@ -30,6 +35,8 @@ type Params struct {
 	When string
 	// PartBytes is about the least size of a file in a folder; by default 128 MiB.
 	PartBytes int64
+	// Stream is set where the input has no end.
+	Stream *Stream
 	// Run names this run's staged chunks; by default a random name, given when the graph is built.
 	Run string
 }
@@ -40,6 +47,12 @@ func (p Params) Validate() error {
 	if p.URL == "" {
 		errs = append(errs, errors.New("sink: no address (a path, or - for standard output)"))
 	}
+	if p.publishes() {
+		if p.Format != "" && p.Format != "json" {
+			errs = append(errs, fmt.Errorf("sink: %s takes records, one by one, in json, not %s", connect.Redact(p.URL), p.Format))
+		}
+		return errors.Join(errs...)
+	}
 	kind, gzip, err := p.kind()
 	if err != nil {
 		errs = append(errs, err)
@@ -47,11 +60,17 @@ func (p Params) Validate() error {
 	if gzip && kind == "parquet" {
 		errs = append(errs, errors.New("sink: parquet is compressed inside: leave .gz out of its name"))
 	}
+	if p.Stream != nil {
+		errs = append(errs, staged.CheckStream(p.URL, p.Stream))
+	}
 	if p.PartBytes < 0 {
 		errs = append(errs, fmt.Errorf("sink: parts of %d bytes", p.PartBytes))
 	}
 	return errors.Join(errs...)
 }
+
+// publishes reports whether rows are sent one by one.
+func (p Params) publishes() bool { return staged.Publisher(p.URL, p.Stream) != nil }
 
 func (p Params) kind() (kind string, gzip bool, err error) {
 	kind, gzip = connect.Ending(p.URL)
@@ -89,11 +108,19 @@ func (p Params) target() staged.Target {
 	return staged.Target{URL: p.URL, Run: p.Run, Ext: ext, PartBytes: p.PartBytes}
 }
 
-// Check finds out whether the target can be written: missing folders are made, nothing else stays.
+// Check finds out whether the target can be written: missing folders are made, nothing else stays;
+// to a target that takes records it connects, and sends nothing.
 // Call it before a job is submitted.
 func Check(ctx context.Context, p Params) error {
 	if err := p.Validate(); err != nil {
 		return err
+	}
+	if p.publishes() {
+		sender, err := openSender(ctx, p)
+		if err != nil {
+			return err
+		}
+		return sender.Close()
 	}
 	return staged.Check(ctx, p.target())
 }
@@ -101,6 +128,9 @@ func Check(ctx context.Context, p Params) error {
 // Sweep deletes what is staged for the target. Call it when a job has failed; one that succeeds
 // does so itself. It must not be called while a job that writes to the target runs.
 func Sweep(ctx context.Context, p Params) error {
+	if p.publishes() {
+		return nil
+	}
 	s, err := p.target().Open(ctx)
 	if err != nil {
 		return err
@@ -124,10 +154,16 @@ func TryWrite(s beam.Scope, batches beam.PCollection, p Params) (beam.PCollectio
 	if err := p.Validate(); err != nil {
 		return beam.PCollection{}, err
 	}
+	if _, err := staged.Driver(p.URL); err != nil {
+		return beam.PCollection{}, err
+	}
+	s = s.Scope("sink.Write")
+	if p.publishes() {
+		return publish(s, batches, p), nil
+	}
 	if p.Run == "" {
 		p.Run = staged.NewRun()
 	}
-	s = s.Scope("sink.Write")
 	kind, gzip, _ := p.kind()
 	chunks, unsent := beam.ParDo2(s, &stageFn{Params: p, Kind: kind, Gzip: gzip}, batches)
 	commit := any(&staged.CommitFn{Target: p.target(), Empty: emptyFile(p, kind, gzip)})

@@ -13,7 +13,6 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
-	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/expr"
@@ -42,10 +41,7 @@ type stageFn struct {
 	w       *staged.Writer
 	pending []chan encoded // in the order of the batches
 
-	schema *event.Schema // of the encoder
-	enc    format.Encoder
-	head   []byte
-	when   *expr.Program
+	enc encoder
 }
 
 type encoded struct {
@@ -59,6 +55,7 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // Setup opens the target.
 func (f *stageFn) Setup(ctx context.Context) (err error) {
+	f.enc = encoder{params: f.Params, kind: f.Kind, gzip: f.Gzip}
 	f.stage, err = f.Params.target().Open(ctx)
 	return err
 }
@@ -85,12 +82,12 @@ func (f *stageFn) ProcessElement(ctx context.Context, b event.Batch, _ func(int,
 	if b.N == 0 {
 		return nil
 	}
-	err := f.use(b.Schema)
+	_, err := f.enc.use(b.Schema)
 	if err == nil {
-		f.w.Head(f.head)
+		f.w.Head(f.enc.head)
 		ready := make(chan encoded, 1) // the goroutine ends also if nobody asks
-		enc, when := f.enc, f.when
-		go func() { ready <- f.encode(b, enc, when) }()
+		text, when := f.enc.text, f.enc.when
+		go func() { ready <- f.encode(b, text, when) }()
 		f.pending = append(f.pending, ready)
 		for err == nil && len(f.pending) > 2*runtime.GOMAXPROCS(0) {
 			err = f.writeFirst(ctx)
@@ -131,62 +128,12 @@ func (f *stageFn) Teardown(ctx context.Context) error {
 	return f.stage.Close()
 }
 
-func (f *stageFn) use(s *event.Schema) (err error) {
-	if f.schema == s {
-		return nil
+func (f *stageFn) encode(b event.Batch, text format.Encoder, when *expr.Program) (out encoded) {
+	all := b.N
+	if b, out.err = keep(b, when); out.err != nil {
+		return out
 	}
-	if f.schema.Equal(s) {
-		f.schema = s
-		return nil
-	}
-	if f.schema != nil && f.Kind != "json" && len(f.Params.Outs) == 0 {
-		return fmt.Errorf("encoding for sink %s: batches of several schemas need outs: %v and %v",
-			connect.Redact(f.Params.URL), f.schema, s)
-	}
-	if f.Kind == "parquet" {
-		_, err = format.NewEncoder("csv", s, f.Params.Outs) // finds missing columns early
-	} else {
-		f.enc, err = format.NewEncoder(f.Kind, s, f.Params.Outs)
-	}
-	if err != nil {
-		return fmt.Errorf("encoding for sink %s: %w", connect.Redact(f.Params.URL), err)
-	}
-	if f.Params.When != "" {
-		if f.when, err = expr.Compile(f.Params.When, s); err != nil {
-			return fmt.Errorf("compiling the sink's when: %w", err)
-		}
-		if f.when.Kind() != event.Bool {
-			return fmt.Errorf("compiling the sink's when: %q is a %v, not true or false", f.Params.When, f.when.Kind())
-		}
-	}
-	f.head = nil
-	if f.enc != nil {
-		f.head = f.enc.Header()
-		if f.Gzip {
-			f.head = staged.Gzip(f.head)
-		}
-	}
-	f.schema = s
-	return nil
-}
-
-func (f *stageFn) encode(b event.Batch, enc format.Encoder, when *expr.Program) (out encoded) {
-	if when != nil {
-		keep, err := when.Eval(&b)
-		if err != nil {
-			return encoded{err: fmt.Errorf("evaluating the sink's when: %w", err)}
-		}
-		rows := make([]int32, 0, b.N)
-		for i := range b.N {
-			if !keep.Null(i) && keep.Ints[i] != 0 {
-				rows = append(rows, int32(i))
-			}
-		}
-		if len(rows) < b.N {
-			out.dropped = int64(b.N - len(rows))
-			b = b.Gather(rows)
-		}
-	}
+	out.dropped = int64(all - b.N)
 	out.rows, out.first = int64(b.N), b.MinTime()*1000
 	if b.N == 0 {
 		return out
@@ -196,7 +143,7 @@ func (f *stageFn) encode(b event.Batch, enc format.Encoder, when *expr.Program) 
 		*buf = event.Append(append((*buf)[:0], make([]byte, 8)...), b)
 		binary.LittleEndian.PutUint64(*buf, uint64(len(*buf)-8))
 	} else {
-		*buf, out.err = enc.Append((*buf)[:0], b)
+		*buf, out.err = text.Append((*buf)[:0], b)
 		if f.Gzip && out.err == nil {
 			*buf = append((*buf)[:0], staged.Gzip(*buf)...)
 		}
@@ -209,7 +156,7 @@ func (f *stageFn) writeFirst(ctx context.Context) error {
 	e := <-f.pending[0]
 	f.pending = f.pending[1:]
 	if e.err != nil {
-		return fmt.Errorf("encoding for sink %s: %w", connect.Redact(f.Params.URL), e.err)
+		return f.enc.wrap(e.err)
 	}
 	dropped.Inc(ctx, e.dropped)
 	if e.rows == 0 {

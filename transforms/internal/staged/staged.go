@@ -13,6 +13,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -24,18 +25,48 @@ import (
 )
 
 var (
-	openersMu sync.Mutex
-	openers   = map[string]driver.Opener{}
+	driversMu sync.Mutex
+	drivers   = map[string]any{}
 )
 
-// Register makes an opener known for a scheme. It panics if there is one.
-func Register(scheme string, o driver.Opener) {
-	openersMu.Lock()
-	defer openersMu.Unlock()
-	if _, ok := openers[scheme]; ok {
+// Register makes a [driver.Opener] or a [driver.Publisher] known for a scheme. It panics if it is
+// neither, or if there is one.
+func Register(scheme string, d any) {
+	_, opens := d.(driver.Opener)
+	_, publishes := d.(driver.Publisher)
+	if !opens && !publishes {
+		panic(fmt.Sprintf("sink driver for %q: %T is neither an Opener nor a Publisher", scheme, d))
+	}
+	driversMu.Lock()
+	defer driversMu.Unlock()
+	if _, ok := drivers[scheme]; ok {
 		panic(fmt.Sprintf("sink driver for %q registered twice", scheme))
 	}
-	openers[scheme] = o
+	drivers[scheme] = d
+}
+
+// Driver is what is registered for the scheme of an address.
+func Driver(address string) (any, error) {
+	scheme := connect.Scheme(address)
+	driversMu.Lock()
+	defer driversMu.Unlock()
+	if d := drivers[scheme]; d != nil {
+		return d, nil
+	}
+	known := slices.Sorted(maps.Keys(drivers))
+	return nil, fmt.Errorf("opening sink %s: nothing is linked for the scheme %q (known: %s)",
+		connect.Redact(address), scheme, strings.Join(known, ", "))
+}
+
+// Publisher is the driver of an address that takes records one by one, or nil if it takes files. A
+// driver of both takes records where the stream has no end.
+func Publisher(address string, stream *Stream) driver.Publisher {
+	d, _ := Driver(address)
+	p, _ := d.(driver.Publisher)
+	if _, both := d.(driver.Opener); both && stream == nil {
+		return nil
+	}
+	return p
 }
 
 // Target is where a run publishes. It travels inside DoFns.
@@ -80,18 +111,13 @@ type Stage struct {
 
 // Open opens the target's store.
 func (t Target) Open(ctx context.Context) (*Stage, error) {
-	scheme := connect.Scheme(t.URL)
-	openersMu.Lock()
-	o := openers[scheme]
-	known := make([]string, 0, len(openers))
-	for s := range openers {
-		known = append(known, s)
+	d, err := Driver(t.URL)
+	if err != nil {
+		return nil, err
 	}
-	openersMu.Unlock()
-	if o == nil {
-		slices.Sort(known)
-		return nil, fmt.Errorf("opening sink %s: nothing is linked for the scheme %q (known: %s)",
-			connect.Redact(t.URL), scheme, strings.Join(known, ", "))
+	o, ok := d.(driver.Opener)
+	if !ok {
+		return nil, t.wrap("opening", errors.New("it takes records, not files"))
 	}
 	store, name, err := o.OpenStore(ctx, t.URL)
 	if err != nil {

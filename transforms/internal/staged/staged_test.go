@@ -107,9 +107,9 @@ func setup(t *testing.T, target Target) (*memory, *Stage) {
 	t.Helper()
 	m := &memory{files: map[string]string{}, room: 1 << 20}
 	scheme := "memory" // one a test: the drivers are the process's
-	openersMu.Lock()
-	openers[scheme] = m
-	openersMu.Unlock()
+	driversMu.Lock()
+	drivers[scheme] = m
+	driversMu.Unlock()
 	s, err := target.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
