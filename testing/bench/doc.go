@@ -1,6 +1,6 @@
 // Command bench measures the fraud job side by side, in one run:
 //
-//	go run ./testing/bench [-json] [-data DIR] [-pairs 5] [-rows N] [-python PYTHON] [-profile FILE]
+//	go run ./testing/bench [-json] [-only PART] [-data DIR] [-pairs 5] [-rows N] [-python PYTHON] [-profile FILE]
 //
 // The job is: decode JSON lines, compute the handbook's fourteen windowed features and the amount,
 // score with an MLP 15-64-32-1, encode JSON lines. Who does it:
@@ -19,7 +19,7 @@
 //
 // Then come the scorer alone, with and without AVX2, in CPU time a row, and with -python (an
 // interpreter that has numpy, scikit-learn and xgboost) training beside XGBoost and scikit-learn on the
-// week that -data's baseline table begins with.
+// week that -data's baseline table begins with. -only measures one part: job, scorer or training.
 //
 // # Output
 //

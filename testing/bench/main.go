@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -35,6 +36,7 @@ type options struct {
 	json            bool
 	data, peer      string
 	python, profile string
+	only            string
 	pairs, rows     int
 
 	child, in, out, registry string
@@ -48,6 +50,7 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 5, "turns")
 	flag.IntVar(&o.rows, "rows", 0, "rows of the simulated table (default all 1754155)")
 	flag.StringVar(&o.python, "python", "", "Python with numpy, scikit-learn and xgboost, to compare training")
+	flag.StringVar(&o.only, "only", "", "job, scorer or training (default all)")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the graph on Prism here (slows that run)")
 	flag.StringVar(&o.child, "child", "", "what a process of the bench is to do (for itself)")
 	flag.StringVar(&o.in, "in", "", "its input")
@@ -188,6 +191,12 @@ func measure(ctx context.Context, env []string, command string, args ...string) 
 }
 
 func bench(ctx context.Context, o options) error {
+	if !slices.Contains([]string{"", "job", "scorer", "training"}, o.only) {
+		return fmt.Errorf("-only is job, scorer or training, not %q", o.only)
+	}
+	if o.only == "training" && (o.python == "" || o.data == "") {
+		return errors.New("-only training needs -python and -data")
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -197,17 +206,20 @@ func bench(ctx context.Context, o options) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	figures, err := measureJob(ctx, o, self, dir)
-	if err != nil {
-		return err
-	}
-	more, err := measureScorers(ctx, self)
-	if err != nil {
-		return err
-	}
-	figures = append(figures, more...)
-	if o.python != "" && o.data != "" {
-		if more, err = measureTraining(ctx, o, self, dir); err != nil {
+	var figures []figure
+	for _, part := range []struct {
+		name    string
+		measure func() ([]figure, error)
+	}{
+		{"job", func() ([]figure, error) { return measureJob(ctx, o, self, dir) }},
+		{"scorer", func() ([]figure, error) { return measureScorers(ctx, self) }},
+		{"training", func() ([]figure, error) { return measureTraining(ctx, o, self, dir) }},
+	} {
+		if o.only != "" && o.only != part.name || part.name == "training" && (o.python == "" || o.data == "") {
+			continue
+		}
+		more, err := part.measure()
+		if err != nil {
 			return err
 		}
 		figures = append(figures, more...)
