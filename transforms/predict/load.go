@@ -3,25 +3,19 @@ package predict
 import (
 	"context"
 	"fmt"
-	"math"
 	"sync"
 
 	"github.com/millrace-ml/millrace/models"
+	"github.com/millrace-ml/millrace/models/live"
 	"github.com/millrace-ml/millrace/models/registry"
 )
-
-// loaded is a scorer that is ready, as all DoFn instances of the process share it.
-type loaded struct {
-	name      string // name@version
-	scorer    models.Scorer
-	threshold float64
-}
 
 var (
 	scorersMu sync.Mutex
 	scorers   = map[string]func(context.Context) (models.Scorer, error){}
 
-	cache sync.Map // cacheKey -> *loading
+	cache     sync.Map // cacheKey -> *loading
+	following sync.Map // *line -> nil, of those that have not been closed
 )
 
 // RegisterScorer makes a scorer of the user's own known under a name, from init, so that every worker
@@ -35,31 +29,91 @@ func RegisterScorer(name string, open func(context.Context) (models.Scorer, erro
 	scorers[name] = open
 }
 
+// newLine loads what a model needs, and follows its aliases if it has any.
+func newLine(ctx context.Context, m Model, run string) (*line, error) {
+	l := &line{model: m, salt: saltOf(m.Name), champion: &lane{own: m.Threshold}}
+	if m.Alias == "" {
+		v, err := load(ctx, m)
+		l.champion.newest = func() *live.Version { return v }
+		return l, err
+	}
+	var err error
+	l.champion.handle, err = follow(ctx, m, run, m.Alias, false)
+	if m.Canary.Alias != "" && err == nil {
+		l.canary = &lane{own: m.Threshold}
+		l.canary.handle, err = follow(ctx, m, run, m.Canary.Alias, true)
+	}
+	if m.Shadow != "" && err == nil {
+		l.shadow = &lane{}
+		l.shadow.handle, err = follow(ctx, m, run, m.Shadow, true)
+	}
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	for _, lane := range l.lanes() {
+		lane.newest = lane.handle.Acquire
+	}
+	following.Store(l, nil)
+	return l, nil
+}
+
+func follow(ctx context.Context, m Model, run, alias string, optional bool) (*live.Handle, error) {
+	return live.Open(ctx, live.Params{
+		Registry: m.Registry, Name: m.Name, Alias: alias, Fingerprint: m.Fingerprint, Run: run, Optional: optional, Poll: m.Poll,
+	}, nil)
+}
+
+func (l *line) lanes() []*lane {
+	lanes := []*lane{l.champion}
+	if l.canary != nil {
+		lanes = append(lanes, l.canary)
+	}
+	if l.shadow != nil {
+		lanes = append(lanes, l.shadow)
+	}
+	return lanes
+}
+
+// close gives up the aliases.
+func (l *line) close() {
+	following.Delete(l)
+	for _, lane := range l.lanes() {
+		if lane.handle != nil {
+			lane.handle.Close()
+		}
+	}
+}
+
 // loading is one version's place in the cache: a second instance waits for the first one's loading.
-type loading struct{ get func() (*loaded, error) }
+type loading struct{ get func() (*live.Version, error) }
 
 type cacheKey struct {
 	registry, name, digest, scorer string
 	version                        int
 }
 
-func load(ctx context.Context, m Model) (*loaded, error) {
-	key := cacheKey{m.Registry, m.Name, m.Digest, m.Scorer, m.Version}
-	place, _ := cache.LoadOrStore(key, &loading{sync.OnceValues(func() (*loaded, error) { return open(ctx, m) })})
-	l, err := place.(*loading).get()
-	if err != nil {
-		cache.CompareAndDelete(key, place) // the next attempt may find the registry back
-		return nil, err
-	}
-	if m.Threshold != nil {
-		own := *l
-		own.threshold = *m.Threshold
-		return &own, nil
-	}
-	return l, nil
+// CleanUp ends the polling for all runs in this process, whose runner may not have torn them down. Call
+// it when no job runs.
+func CleanUp() {
+	following.Range(func(l, _ any) bool {
+		l.(*line).close()
+		return true
+	})
 }
 
-func open(ctx context.Context, m Model) (*loaded, error) {
+// load loads a pinned version, or a user's scorer, once a process.
+func load(ctx context.Context, m Model) (*live.Version, error) {
+	key := cacheKey{m.Registry, m.Name, m.Digest, m.Scorer, m.Version}
+	place, _ := cache.LoadOrStore(key, &loading{sync.OnceValues(func() (*live.Version, error) { return open(ctx, m) })})
+	v, err := place.(*loading).get()
+	if err != nil {
+		cache.CompareAndDelete(key, place) // the next attempt may find the registry back
+	}
+	return v, err
+}
+
+func open(ctx context.Context, m Model) (*live.Version, error) {
 	if m.Scorer != "" {
 		scorersMu.Lock()
 		build, ok := scorers[m.Scorer]
@@ -68,7 +122,8 @@ func open(ctx context.Context, m Model) (*loaded, error) {
 			return nil, fmt.Errorf("no scorer %q: call predict.RegisterScorer from an init of this binary", m.Scorer)
 		}
 		sc, err := build(ctx)
-		return &loaded{name: m.Name, scorer: sc, threshold: 0.5}, err
+		half := 0.5
+		return &live.Version{Name: m.Name, Scorer: sc, Threshold: &half}, err
 	}
 	r, err := registry.Open(ctx, m.Registry, nil)
 	if err != nil {
@@ -88,9 +143,5 @@ func open(ctx context.Context, m Model) (*loaded, error) {
 			return nil, err
 		}
 	}
-	l := &loaded{name: ref, scorer: b.Model, threshold: math.Inf(1)}
-	if b.Threshold != nil {
-		l.threshold = *b.Threshold
-	}
-	return l, nil
+	return &live.Version{Name: m.Name, Number: m.Version, Digest: b.Digest, Scorer: b.Model, Threshold: b.Threshold}, nil
 }

@@ -2,18 +2,17 @@ package predict
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"math"
-	"strconv"
+	"slices"
+	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
-	"github.com/millrace-ml/millrace/models"
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
-	"github.com/millrace-ml/millrace/transforms/expr"
 )
 
 func init() {
@@ -25,6 +24,12 @@ func init() {
 var (
 	scoredRows   = beam.NewCounter("predict", "scored")
 	unscoredRows = beam.NewCounter("predict", "unscored")
+	canaryRows   = beam.NewCounter("predict", "canary")
+	shadowRows   = beam.NewCounter("predict", "shadow")
+	swapped      = beam.NewCounter("predict", "swapped")
+	refused      = beam.NewCounter("predict", "refused")
+	unreachable  = beam.NewCounter("predict", "unreachable")
+	misfits      = beam.NewCounter("predict", "misfit")
 )
 
 // The columns that Score appends.
@@ -33,6 +38,11 @@ const (
 	ScoreColumn    = "score"
 	ClassColumn    = "class"
 	DecisionColumn = "decision"
+
+	// These are appended where a model has a shadow; they are null where it did not score.
+	ShadowModelColumn = "shadow_model"
+	ShadowClassColumn = "shadow_class"
+	ShadowScoreColumn = "shadow_score"
 )
 
 // Params configures Score.
@@ -41,6 +51,9 @@ type Params struct {
 	UseCase string
 	// Models score every row, each for itself.
 	Models []Model
+	// Run sets the pollers of aliases apart from those of other runs in a process; the default is a
+	// random name, given when the graph is built.
+	Run string
 }
 
 // Model says what scores and what follows from a score.
@@ -52,6 +65,15 @@ type Model struct {
 	Registry string
 	Version  int
 	Digest   string
+	// Alias, instead of Version and Digest, names the version that the alias points at from time to
+	// time: for streams. Poll is the time between two looks at it; the default is 10 s.
+	Alias string
+	Poll  time.Duration
+	// Canary takes its share of the rows from Alias. It needs an Alias and events with ids.
+	Canary Canary
+	// Shadow is the alias of a version that scores every row too, into columns of its own, and decides
+	// nothing. It needs an Alias.
+	Shadow string
 	// Fingerprint is that of the feature section. A bundle that was trained on another one is
 	// refused. Empty means: not compared.
 	Fingerprint string
@@ -61,6 +83,15 @@ type Model struct {
 	Threshold *float64
 	// Decide lists decisions; the first whose condition holds is taken.
 	Decide []Decision
+}
+
+// Canary is a version that is tried on some of the events.
+type Canary struct {
+	// Alias names it; empty for none. While the alias points nowhere, all rows are the champion's.
+	Alias string
+	// Share is the part of the events that it scores, above 0 to 1. An event's id alone decides: a
+	// replayed event goes the same way, and a larger share keeps the events of a smaller one.
+	Share float64
 }
 
 // Decision is a name for what shall be done.
@@ -83,8 +114,23 @@ func (p Params) Validate() error {
 		if (m.Registry == "") == (m.Scorer == "") {
 			errs = append(errs, fmt.Errorf("models[%d]: give either a registry or a scorer", i))
 		}
-		if m.Registry != "" && m.Version <= 0 {
-			errs = append(errs, fmt.Errorf("models[%d].version: resolve the alias first", i))
+		if m.Registry != "" && (m.Version > 0) == (m.Alias != "") {
+			errs = append(errs, fmt.Errorf("models[%d]: give either a version, which a bounded run resolves first, or an alias", i))
+		}
+		if m.Scorer != "" && m.Alias != "" {
+			errs = append(errs, fmt.Errorf("models[%d]: an alias goes with a registry, not with a scorer", i))
+		}
+		if m.Alias == "" && (m.Canary.Alias != "" || m.Shadow != "" || m.Poll != 0) {
+			errs = append(errs, fmt.Errorf("models[%d]: canary, shadow and poll go with an alias", i))
+		}
+		if m.Poll < 0 {
+			errs = append(errs, fmt.Errorf("models[%d].poll: %v is negative", i, m.Poll))
+		}
+		if c := m.Canary; c.Alias != "" && !(c.Share > 0 && c.Share <= 1) || c.Alias == "" && c.Share != 0 {
+			errs = append(errs, fmt.Errorf("models[%d].canary: an alias goes with a share above 0 to 1, not %v", i, c.Share))
+		}
+		if a := m.Canary.Alias; a != "" && (a == m.Alias || a == m.Shadow) || m.Shadow != "" && m.Shadow == m.Alias {
+			errs = append(errs, fmt.Errorf("models[%d]: alias, canary and shadow must be three, not %q, %q and %q", i, m.Alias, a, m.Shadow))
 		}
 	}
 	return errors.Join(errs...)
@@ -97,6 +143,9 @@ func Score(s beam.Scope, rows beam.PCollection, p Params) (scored, unscored beam
 	if err := p.Validate(); err != nil {
 		panic(fmt.Errorf("configuring predict.Score: %w", err))
 	}
+	if p.Run == "" && slices.ContainsFunc(p.Models, func(m Model) bool { return m.Alias != "" }) {
+		p.Run = rand.Text()
+	}
 	return beam.ParDo2(s, &scoreFn{Params: p}, rows)
 }
 
@@ -108,12 +157,20 @@ type scoreFn struct {
 
 func (f *scoreFn) Setup(ctx context.Context) error {
 	for _, m := range f.Params.Models {
-		loaded, err := load(ctx, m)
+		l, err := newLine(ctx, m, f.Params.Run)
 		if err != nil {
-			return fmt.Errorf("loading model %s: %w", m.Name, err)
+			return errors.Join(fmt.Errorf("loading model %s: %w", m.Name, err), f.Teardown())
 		}
-		f.lines = append(f.lines, &line{model: m, loaded: loaded})
+		f.lines = append(f.lines, l)
 	}
+	return nil
+}
+
+func (f *scoreFn) Teardown() error {
+	for _, l := range f.lines {
+		l.close()
+	}
+	f.lines = nil
 	return nil
 }
 
@@ -121,8 +178,9 @@ func (f *scoreFn) ProcessElement(ctx context.Context, rows event.Batch, scored f
 	for _, l := range f.lines {
 		good, letters, err := l.score(ctx, rows)
 		if err != nil {
-			return fmt.Errorf("scoring with %s: %w", l.loaded.name, err)
+			return fmt.Errorf("scoring with model %s: %w", l.model.Name, err)
 		}
+		l.report(ctx)
 		scoredRows.Inc(ctx, int64(good.N))
 		unscoredRows.Inc(ctx, int64(len(letters)))
 		for _, letter := range letters {
@@ -134,279 +192,4 @@ func (f *scoreFn) ProcessElement(ctx context.Context, rows event.Batch, scored f
 		}
 	}
 	return nil
-}
-
-// line is one model's way through a batch, compiled for the schema that was seen last.
-type line struct {
-	model  Model
-	loaded *loaded
-
-	in       *event.Schema
-	inputs   []input
-	out      *event.Schema
-	deciding *event.Schema
-	when     []*expr.Program
-	x, y     []float32
-}
-
-type input struct {
-	col   int
-	kind  event.Kind
-	scale float64
-	codes map[string]float32
-}
-
-func (l *line) prepare(s *event.Schema) error {
-	if s == l.in {
-		return nil
-	}
-	l.inputs = l.inputs[:0]
-	for _, f := range l.loaded.scorer.Inputs() {
-		i := s.Index(f.Name)
-		if i < 0 {
-			return fmt.Errorf("the model reads %q, which the rows don't have: retrain it on these features", f.Name)
-		}
-		in := input{col: i, kind: s.Fields[i].Kind, scale: math.Pow10(int(s.Fields[i].Scale))}
-		if f.Type == models.Category {
-			in.codes = make(map[string]float32, len(f.Categories))
-			for code, c := range f.Categories {
-				in.codes[c] = float32(code)
-			}
-		} else if in.kind > event.Float {
-			return fmt.Errorf("the model reads %q as a number, the rows have a %v", f.Name, in.kind)
-		}
-		l.inputs = append(l.inputs, in)
-	}
-	more := []event.Field{{Name: ModelColumn, Kind: event.Category}}
-	if len(l.loaded.scorer.Outputs()) > 1 {
-		more = append(more, event.Field{Name: ClassColumn, Kind: event.Category})
-	}
-	more = append(more, event.Field{Name: ScoreColumn, Kind: event.Float})
-	base, err := s.With(more...)
-	if err != nil {
-		return err
-	}
-	l.out = base
-	l.when = l.when[:0]
-	if len(l.model.Decide) > 0 {
-		if l.deciding, err = base.With(event.Field{Name: "threshold", Kind: event.Float}); err != nil {
-			return err
-		}
-		for i, d := range l.model.Decide {
-			src := d.When
-			if src == "" {
-				src = "true"
-			}
-			p, err := expr.Compile(src, l.deciding)
-			if err != nil {
-				return fmt.Errorf("compiling decide[%d].when: %w", i, err)
-			}
-			l.when = append(l.when, p)
-		}
-		if l.out, err = base.With(event.Field{Name: DecisionColumn, Kind: event.Category}); err != nil {
-			return err
-		}
-	}
-	l.in = s
-	return nil
-}
-
-func (l *line) score(ctx context.Context, rows event.Batch) (event.Batch, []deadletter.Letter, error) {
-	if err := l.prepare(rows.Schema); err != nil {
-		return event.Batch{}, nil, err
-	}
-	l.fill(rows)
-	outputs := l.loaded.scorer.Outputs()
-	l.y = grow(l.y, rows.N*len(outputs))
-	if err := scoreHalves(ctx, l.loaded.scorer, l.x, rows.N, l.y); err != nil {
-		return event.Batch{}, nil, err
-	}
-	rows, letters := l.sift(rows, len(outputs))
-	if rows.N == 0 {
-		return rows, letters, nil
-	}
-	cols := []event.Column{constant(l.loaded.name, rows.N)}
-	scores := event.Column{Floats: make([]float64, rows.N)}
-	if len(outputs) == 1 {
-		for i := range scores.Floats {
-			scores.Floats[i] = float64(l.y[i])
-		}
-	} else {
-		class := event.Column{Ends: make([]uint32, 0, rows.N)}
-		for i := range scores.Floats {
-			best := 0
-			row := l.y[i*len(outputs) : (i+1)*len(outputs)]
-			for k, v := range row {
-				if v > row[best] {
-					best = k
-				}
-			}
-			scores.Floats[i] = float64(row[best])
-			class.AppendRaw([]byte(outputs[best]))
-		}
-		cols = append(cols, class)
-	}
-	cols = append(cols, scores)
-	if len(l.when) > 0 {
-		decision, err := l.decide(rows, cols)
-		if err != nil {
-			return event.Batch{}, nil, err
-		}
-		cols = append(cols, decision)
-	}
-	return rows.With(l.out, cols...), letters, nil
-}
-
-// fill writes the model's inputs row by row into l.x.
-func (l *line) fill(rows event.Batch) {
-	w := len(l.inputs)
-	l.x = grow(l.x, rows.N*w)
-	null := float32(math.NaN())
-	for k, in := range l.inputs {
-		c := &rows.Cols[in.col]
-		x := l.x[k:]
-		switch {
-		case in.codes != nil:
-			unseen := float32(len(in.codes))
-			var text [20]byte
-			for i := 0; i < rows.N; i++ {
-				var raw []byte
-				if c.Ints != nil {
-					raw = strconv.AppendInt(text[:0], c.Ints[i], 10)
-				} else {
-					raw = c.Raw(i)
-				}
-				code, ok := in.codes[string(raw)]
-				if !ok {
-					code = unseen
-				}
-				x[i*w] = code
-			}
-		case c.Floats != nil:
-			for i, v := range c.Floats[:rows.N] {
-				x[i*w] = float32(v)
-			}
-		case in.kind == event.Decimal:
-			for i, v := range c.Ints[:rows.N] {
-				x[i*w] = float32(float64(v) / in.scale)
-			}
-		default:
-			for i, v := range c.Ints[:rows.N] {
-				x[i*w] = float32(v)
-			}
-		}
-		if c.Nulls != nil {
-			for i := 0; i < rows.N; i++ {
-				if c.Null(i) {
-					x[i*w] = null
-				}
-			}
-		}
-	}
-}
-
-// sift takes out the rows whose score is not finite, which no decision can be based on.
-func (l *line) sift(rows event.Batch, outputs int) (event.Batch, []deadletter.Letter) {
-	var letters []deadletter.Letter
-	var keep []int32
-	for i := 0; i < rows.N; i++ {
-		bad := false
-		for _, v := range l.y[i*outputs : (i+1)*outputs] {
-			bad = bad || v-v != 0 // true for NaN and infinities only
-		}
-		if bad && letters == nil {
-			for k := 0; k < i; k++ {
-				keep = append(keep, int32(k))
-			}
-			letters = []deadletter.Letter{}
-		}
-		switch {
-		case bad:
-			letters = append(letters, l.letter(rows, i))
-		case letters != nil:
-			keep = append(keep, int32(i))
-		}
-	}
-	if letters == nil {
-		return rows, nil
-	}
-	for k, r := range keep {
-		copy(l.y[k*outputs:(k+1)*outputs], l.y[int(r)*outputs:(int(r)+1)*outputs])
-	}
-	return rows.Gather(keep), letters
-}
-
-func (l *line) letter(rows event.Batch, i int) deadletter.Letter {
-	letter := deadletter.Letter{
-		Stage: "predict", Class: deadletter.Score, Attempts: 1, Model: l.loaded.name, Fingerprint: l.model.Fingerprint,
-		Message: "the score is not a finite number: look at the event's features",
-	}
-	if rows.Schema.ID >= 0 {
-		letter.ID = string(rows.IDs().AppendID(nil, i))
-	}
-	return letter
-}
-
-func (l *line) decide(rows event.Batch, cols []event.Column) (event.Column, error) {
-	threshold := event.Column{Floats: make([]float64, rows.N)}
-	for i := range threshold.Floats {
-		threshold.Floats[i] = l.loaded.threshold
-	}
-	full := rows.With(l.deciding, append(append([]event.Column{}, cols...), threshold)...)
-	pick := make([]int, rows.N)
-	for i := range pick {
-		pick[i] = -1
-	}
-	for d, p := range l.when {
-		holds, err := p.Eval(&full)
-		if err != nil {
-			return event.Column{}, err
-		}
-		for i := range pick {
-			if pick[i] < 0 && holds.Ints[i] == 1 && !holds.Null(i) {
-				pick[i] = d
-			}
-		}
-	}
-	out := event.Column{Ends: make([]uint32, 0, rows.N)}
-	for i, d := range pick {
-		if d < 0 {
-			out.AppendRaw(nil)
-			out.SetNull(i, rows.N)
-			continue
-		}
-		out.AppendRaw([]byte(l.model.Decide[d].Name))
-	}
-	return out, nil
-}
-
-func constant(s string, n int) event.Column {
-	c := event.Column{Ends: make([]uint32, 0, n), Bytes: make([]byte, 0, n*len(s))}
-	for range n {
-		c.AppendRaw([]byte(s))
-	}
-	return c
-}
-
-func grow(s []float32, n int) []float32 {
-	if cap(s) < n {
-		return make([]float32, n)
-	}
-	return s[:n]
-}
-
-// halfRows is the least number of rows that is worth a goroutine.
-const halfRows = 512
-
-// scoreHalves scores on two goroutines: the direct runner, and Prism within a bundle, use one.
-func scoreHalves(ctx context.Context, sc models.Scorer, x []float32, rows int, y []float32) error {
-	half := rows / 2
-	if half < halfRows {
-		return sc.Score(ctx, x, rows, y)
-	}
-	in, out := len(sc.Inputs()), len(sc.Outputs())
-	done := make(chan error, 1)
-	go func() { done <- sc.Score(ctx, x[:half*in], half, y[:half*out]) }()
-	err := sc.Score(ctx, x[half*in:], rows-half, y[half*out:])
-	return errors.Join(err, <-done)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/millrace-ml/millrace/models"
+	"github.com/millrace-ml/millrace/models/live"
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
 )
@@ -39,9 +40,11 @@ func TestScore(t *testing.T) {
 	for _, shop := range []string{"a", "a", "b", "never seen"} {
 		b.Cols[2].AppendRaw([]byte(shop))
 	}
+	twelve := 12.0
+	v := &live.Version{Name: "m", Number: 3, Scorer: halves{}, Threshold: &twelve}
 	l := &line{
-		model:  Model{Name: "m", Decide: []Decision{{Name: "high", When: "score >= threshold && amount > 2"}, {Name: "low", When: "score < threshold"}}},
-		loaded: &loaded{name: "m@3", scorer: halves{}, threshold: 12},
+		model:    Model{Name: "m", Decide: []Decision{{Name: "high", When: "score >= threshold && amount > 2"}, {Name: "low", When: "score < threshold"}}},
+		champion: &lane{newest: func() *live.Version { return v }},
 	}
 	for range 2 { // the second time what was compiled is used again
 		got, letters, err := l.score(t.Context(), b)
@@ -86,9 +89,26 @@ func TestHalvesAgree(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
-	for _, p := range []Params{{}, {Models: []Model{{Name: "m"}}}, {Models: []Model{{Name: "m", Registry: "r"}}}, {Models: []Model{{Name: "m", Registry: "r", Version: 1, Scorer: "s"}}}} {
+	for _, p := range []Params{{}, {Models: []Model{{Name: "m"}}}, {Models: []Model{{Name: "m", Registry: "r"}}}, {Models: []Model{{Name: "m", Registry: "r", Version: 1, Scorer: "s"}}},
+		{Models: []Model{{Name: "m", Registry: "r", Version: 1, Alias: "champion"}}},
+		{Models: []Model{{Name: "m", Scorer: "s", Alias: "champion"}}},
+		{Models: []Model{{Name: "m", Registry: "r", Version: 1, Shadow: "shadow"}}},
+		{Models: []Model{{Name: "m", Registry: "r", Version: 1, Poll: 1}}},
+		{Models: []Model{{Name: "m", Registry: "r", Alias: "champion", Poll: -1}}},
+		{Models: []Model{{Name: "m", Registry: "r", Alias: "champion", Shadow: "champion"}}},
+		{Models: []Model{{Name: "m", Registry: "r", Alias: "champion", Canary: Canary{Alias: "x"}}}},
+		{Models: []Model{{Name: "m", Registry: "r", Alias: "champion", Canary: Canary{Alias: "x", Share: 1.5}}}},
+		{Models: []Model{{Name: "m", Registry: "r", Alias: "champion", Canary: Canary{Share: 0.5}}}},
+		{Models: []Model{{Name: "m", Registry: "r", Alias: "champion", Shadow: "x", Canary: Canary{Alias: "x", Share: 0.5}}}}} {
 		if p.Validate() == nil {
 			t.Errorf("%+v passes", p)
 		}
+	}
+	good := Params{Models: []Model{
+		{Name: "m", Registry: "r", Version: 1},
+		{Name: "m", Registry: "r", Alias: "champion", Poll: 1, Shadow: "s", Canary: Canary{Alias: "c", Share: 0.05}},
+	}}
+	if err := good.Validate(); err != nil {
+		t.Error(err)
 	}
 }
