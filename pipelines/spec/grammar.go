@@ -26,6 +26,8 @@ func grammar(u *UseCase) value {
 			doc: "What an event is."},
 		{name: "source", value: sources(u), example: "kafka://broker:9092/transactions?group=fraud",
 			doc: "Where events are read. `--source` overrides it."},
+		{name: "stream", value: streamObject(&u.Stream),
+			doc: "How a source without an end is read. A run that reads to the end has no use for it."},
 		{name: "label", value: optional[Label]{&u.Label, labelObject},
 			doc: "What is learned. Without it nothing can be trained."},
 		{name: "features", value: list[feature.Feature]{dst: &u.Entries, elem: featureObject, least: 1}, required: true,
@@ -55,6 +57,22 @@ func eventObject(e *Event) value {
 			doc: "What to do with an event that has a field not declared here: ignore the field, or reject the event as a dead letter."},
 		{name: "max_event", value: size(&e.MaxEvent, 1<<10, 64<<20), def: "1MiB",
 			doc: "The longest event. A longer one is a dead letter."},
+	}}
+}
+
+func streamObject(st *Stream) value {
+	*st = Stream{Order: "arrival", Idle: 10 * time.Second, Poll: 10 * time.Second, Roll: time.Minute}
+	return object{name: "Stream", doc: "How a source without an end is read.", keys: []key{
+		{name: "order", value: enum(&st.Order, "arrival", "event_time"), def: "arrival",
+			doc: "`arrival` scores an event at once, with all that came before it. `event_time` waits until the watermark has passed it, so that features are those of a run over the whole history, to the last bit."},
+		{name: "lateness", value: duration(&st.Lateness, 0), def: "0", example: "1m",
+			doc: "How far an event may come behind the newest of its partition. A later one is a dead letter of class `late`."},
+		{name: "idle", value: duration(&st.Idle, 0), def: "10s",
+			doc: "After how long a partition without records holds back the watermark no more; 0 means never."},
+		{name: "poll", value: duration(&st.Poll, 100*time.Millisecond), def: "10s",
+			doc: "How often the registry is asked whether an alias has moved."},
+		{name: "roll", value: duration(&st.Roll, time.Second), def: "1m",
+			doc: "The event time that a file of a sink holds, where sinks are folders."},
 	}}
 }
 
@@ -251,8 +269,19 @@ func modelObject(m *Model) value {
 		{name: "name", value: name(&m.Name), required: true, example: "fraud", doc: "Its name in the registry and in outputs."},
 		{name: "kind", value: enum(&m.Kind, "binary", "multiclass", "regression", "ranking", "anomaly"), required: true, doc: "What it predicts."},
 		{name: "serve", value: text(&m.Serve), def: "champion", doc: "The registry's alias whose version scores. `--model NAME@VERSION` overrides it."},
+		{name: "canary", value: optional[Canary]{&m.Canary, canaryObject}, example: "{alias: challenger, share: 0.05}",
+			doc: "A version that scores a share of the events instead, chosen by the event's id. In streams alone."},
+		{name: "shadow", value: text(&m.Shadow), example: "shadow",
+			doc: "An alias whose version scores every event too, and decides nothing. In streams alone."},
 		{name: "decide", value: list[Decision]{dst: &m.Decide, elem: decisionObject}, example: "[{name: block, when: score >= threshold}, {name: pass}]",
 			doc: "Names for scores: the first that holds is the event's `decision`. The last one must always hold."},
+	}}
+}
+
+func canaryObject(c *Canary) value {
+	return object{name: "Canary", doc: "A version on trial.", keys: []key{
+		{name: "alias", value: text(&c.Alias), required: true, example: "challenger", doc: "The registry's alias."},
+		{name: "share", value: number(func(v float64) { c.Share = v }, "a number between 0 and 1", 0, 1, true), required: true, example: "0.05", doc: "The share of the events."},
 	}}
 }
 

@@ -29,6 +29,8 @@ type UseCase struct {
 	Event Event
 	// Source lists what is read; empty where the file names none and a flag has to.
 	Source []Source
+	// Stream says how a source without an end is read.
+	Stream Stream
 	// Label is nil where nothing is known to learn from.
 	Label *Label
 	// Entries are the features section, in order. The Resolution, Delay and Windows of an entry are
@@ -68,6 +70,20 @@ type Source struct {
 	Format string
 }
 
+// Stream says how a source without an end is read.
+type Stream struct {
+	// Order is arrival or event_time.
+	Order string
+	// Lateness is how far events may come behind the newest of their partition.
+	Lateness time.Duration
+	// Idle is after how long an empty partition holds back nobody; 0: never.
+	Idle time.Duration
+	// Poll is how often the registry is asked.
+	Poll time.Duration
+	// Roll is the event time that a file of a sink holds.
+	Roll time.Duration
+}
+
 // Label says what is learned, and when it is known.
 type Label struct {
 	// Field holds the label: a bool, or a number for regression.
@@ -83,8 +99,18 @@ type Model struct {
 	Kind string
 	// Serve is the alias that is scored with.
 	Serve string
+	// Canary scores a share of the events instead; nil: none.
+	Canary *Canary
+	// Shadow is the alias of a version that scores beside it; empty: none.
+	Shadow string
 	// Decide holds the decisions; the first that holds is taken.
 	Decide []Decision
+}
+
+// Canary is a version on trial.
+type Canary struct {
+	Alias string
+	Share float64
 }
 
 // Decision is a name for a range of scores.

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/internal/inflight"
 	"github.com/millrace-ml/millrace/transforms/source/driver"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 func init() {
@@ -139,6 +140,7 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 		for _, l := range got.letters {
 			reject(l)
 		}
+		r.report(p, got)
 		readEvents.Inc(ctx, int64(got.rows))
 		badEvents.Inc(ctx, int64(len(got.letters)-got.late))
 		lateEvents.Inc(ctx, int64(got.late))
@@ -243,6 +245,22 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 	got.blank += stats.Blank
 	got.bytes += int(stats.Bytes)
 	return err
+}
+
+// report tells telemetry what was read and how far behind it is.
+func (r *reading) report(p progress, got taken) {
+	telemetry.Read(got.rows)
+	telemetry.Bad(len(got.letters) - got.late)
+	telemetry.Blank(int(got.blank))
+	lags := r.lags()
+	for _, part := range p.Partitions {
+		if n, ok := lags[part.Address][part.Name]; ok {
+			telemetry.Lag(part.Name, n)
+		}
+		if part.Newest != never {
+			telemetry.Watermark(part.Name, time.UnixMicro(part.Newest))
+		}
+	}
 }
 
 // sift takes the rows out of a batch that are before the watermark.

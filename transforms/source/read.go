@@ -20,6 +20,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/decode"
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/source/driver"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 func init() {
@@ -156,12 +157,14 @@ func (f *readFn) ProcessElement(ctx context.Context, rt *sdf.LockRTracker, p dri
 	send := func(b event.Batch) error {
 		if b.N > 0 {
 			readEvents.Inc(ctx, int64(b.N))
+			telemetry.Read(b.N)
 			emit(mtime.Normalize(mtime.FromMilliseconds(b.MinTime())), b)
 		}
 		return ctx.Err()
 	}
 	bury := func(l deadletter.Letter) error {
 		badEvents.Inc(ctx, 1)
+		telemetry.Bad(1)
 		reject(l)
 		return ctx.Err()
 	}
@@ -211,7 +214,7 @@ func (f *readFn) readBytes(ctx context.Context, d driver.Bytes, p driver.Partiti
 		}
 		defer done()
 		stats, err = dec.ReadParquet(at, size, src, emit, reject)
-		blankLines.Inc(ctx, stats.Blank)
+		f.blank(ctx, stats.Blank)
 		return err
 	case p.Splittable:
 		stats, err = dec.Read(&reader{ctx, file}, src, emit, reject)
@@ -225,8 +228,13 @@ func (f *readFn) readBytes(ctx context.Context, d driver.Bytes, p driver.Partiti
 			return err
 		}
 	}
-	blankLines.Inc(ctx, stats.Blank)
+	f.blank(ctx, stats.Blank)
 	return err
+}
+
+func (f *readFn) blank(ctx context.Context, n int64) {
+	blankLines.Inc(ctx, n)
+	telemetry.Blank(int(n))
 }
 
 // reader ends when the bundle is cancelled.
