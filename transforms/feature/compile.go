@@ -52,6 +52,7 @@ type stage struct {
 	plan     *window.Plan
 	with     *event.Schema // input and the plan's outputs
 	then     deriver
+	meaning  []string // a line for each feature that the rows kept depend on
 }
 
 type operand struct {
@@ -92,6 +93,14 @@ func compile(p Params) (*compiled, error) {
 	if p.LabelDelay < 0 {
 		c.fault("label: its delay is %v", p.LabelDelay)
 	}
+	if st := p.Stream; st != nil {
+		if st.Order != "" && st.Order != Arrival && st.Order != EventTime {
+			c.fault("order: %q; there are %s and %s", st.Order, Arrival, EventTime)
+		}
+		if st.Lateness < 0 {
+			c.fault("lateness: it is %v", st.Lateness)
+		}
+	}
 	for _, k := range p.Keep {
 		if input.Index(k) < 0 && !slices.Contains(p.Names(), k) {
 			c.fault("keep: no field or feature %q", k)
@@ -101,11 +110,11 @@ func compile(p Params) (*compiled, error) {
 
 	// First all columns, to learn which are used where.
 	full := input
-	uses := make([][]string, len(p.Features))
+	uses, meanings := make([][]string, len(p.Features)), make([][]string, len(p.Features))
 	for i, f := range p.Features {
 		before := len(c.errs)
 		fields, used, meaning := c.feature(i, f, full)
-		uses[i], out.meaning = used, append(out.meaning, meaning...)
+		uses[i], meanings[i], out.meaning = used, meaning, append(out.meaning, meaning...)
 		if len(c.errs) > before {
 			continue
 		}
@@ -160,7 +169,7 @@ func compile(p Params) (*compiled, error) {
 	out.first = derive()
 	for at < len(p.Features) && len(c.errs) == 0 {
 		s := &stage{name: p.Features[at].Entity, entity: schema.Index(p.Features[at].Entity)}
-		var cfg window.Config
+		cfg := window.Config{Lateness: p.kept()}
 		var fields []event.Field
 		from := at
 		for ; at < len(p.Features) && p.Features[at].Entity == s.name && !c.uses(uses[at], from, at); at++ {
@@ -175,6 +184,7 @@ func compile(p Params) (*compiled, error) {
 			break
 		}
 		s.with = schema
+		s.meaning = append(c.behind(from, at, uses, meanings), fmt.Sprintf("by %s of kind %v", s.name, schema.Fields[s.entity].Kind))
 		s.then = derive()
 		out.stages = append(out.stages, s)
 	}
@@ -196,6 +206,18 @@ func (c *compiler) uses(used []string, from, to int) bool {
 		}
 	}
 	return false
+}
+
+// behind lists what features from..to mean, and all those above that they use.
+func (c *compiler) behind(from, to int, uses, meanings [][]string) []string {
+	lines, used := slices.Concat(meanings[from:to]...), slices.Concat(uses[from:to]...)
+	for i := from - 1; i >= 0; i-- {
+		if c.uses(used, i, i+1) {
+			lines, used = append(lines, meanings[i]...), append(used, uses[i]...)
+		}
+	}
+	slices.Sort(lines)
+	return lines
 }
 
 // result is the field that a derived feature gives.
@@ -514,30 +536,27 @@ type shard struct {
 
 func (s *stage) newShard() *shard { return &shard{s, window.NewShard(s.plan)} }
 
-// apply takes the rows in, in order, and returns them with the stage's features, and the rows that
-// came before.
-func (sh *shard) apply(b event.Batch) (event.Batch, []int32, error) {
-	s := sh.s
+// input is a batch as the engine takes it.
+func (s *stage) input(b *event.Batch) (window.Input, error) {
 	in := window.Input{N: b.N, Times: b.Times(), IDs: b.IDs(), Entity: &b.Cols[s.entity]}
 	for i := range s.operands {
-		v, err := s.operands[i].values(&b)
+		v, err := s.operands[i].values(b)
 		if err != nil {
-			return event.Batch{}, nil, fmt.Errorf("computing an argument of %s's features: %w", s.name, err)
+			return in, fmt.Errorf("computing an argument of %s's features: %w", s.name, err)
 		}
 		in.Operands = append(in.Operands, v)
 	}
-	cols, duplicates := sh.w.Apply(&in)
-	out, err := s.then.apply(b.With(s.with, cols...))
-	return out, duplicates, err
+	return in, nil
 }
 
-// snapshot appends the shard's state to dst; restore returns a shard of that state.
-func (sh *shard) snapshot(dst []byte) []byte { return sh.w.Snapshot(dst) }
-
-func (s *stage) restore(b []byte) (*shard, error) {
-	w, err := window.Restore(s.plan, b)
+// apply takes the rows in, in order, and returns them with the stage's features, and the rows that
+// came before.
+func (sh *shard) apply(b event.Batch) (event.Batch, []int32, error) {
+	in, err := sh.s.input(&b)
 	if err != nil {
-		return nil, fmt.Errorf("restoring a shard of %s: %w", s.name, err)
+		return event.Batch{}, nil, err
 	}
-	return &shard{s, w}, nil
+	cols, duplicates := sh.w.Apply(&in)
+	out, err := sh.s.then.apply(b.With(sh.s.with, cols...))
+	return out, duplicates, err
 }

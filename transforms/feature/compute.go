@@ -51,6 +51,10 @@ func TryCompute(s beam.Scope, events beam.PCollection, p Params) (rows, rejected
 	if err != nil {
 		return beam.PCollection{}, beam.PCollection{}, err
 	}
+	if p.Stream != nil && len(c.stages) > 0 {
+		rows, rejected = stream(s, events, p, c)
+		return rows, rejected, nil
+	}
 	if p.Shards == 0 {
 		p.Shards = defaultShards
 	}
@@ -108,73 +112,77 @@ func (f *deriveFn) ProcessElement(b event.Batch, emit func(beam.EventTime, event
 	return nil
 }
 
-// splitFn sends rows to the shards of a stage's entity. It gathers them over the bundle: shards that
-// feed shards would make crumbs of the batches otherwise.
-type splitFn struct {
-	Params Params
-	Stage  int
-	Run    string
-
+// router sorts the rows of a bundle by the shards of a stage's entity. It gathers them over the
+// bundle: shards that feed shards would make crumbs of the batches otherwise.
+type router struct {
 	c       *compiled
+	stage   int
 	salt    uint64
 	rows    [][]int32
-	pending []part
+	pending [][]event.Batch
 	counts  []int
 	bytes   []int64
-	file    *spillFile
 }
 
-func (f *splitFn) Setup() (err error) {
-	if f.c, err = compile(f.Params); err != nil {
-		return err
+func newRouter(p Params, stage int) (*router, error) {
+	c, err := compile(p)
+	if err != nil {
+		return nil, err
 	}
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(f.c.stages[f.Stage].name))
-	f.salt = h.Sum64()
-	return nil
+	_, _ = h.Write([]byte(c.stages[stage].name))
+	return &router{c: c, stage: stage, salt: h.Sum64()}, nil
 }
 
-func (f *splitFn) StartBundle(func(beam.EventTime, int64, part)) {
-	n := f.Params.Shards
-	f.rows, f.pending, f.counts, f.bytes, f.file = make([][]int32, n), make([]part, n), make([]int, n), make([]int64, n), nil
+// start forgets what a bundle before has left.
+func (r *router) start(shards int) {
+	r.rows, r.pending, r.counts, r.bytes = make([][]int32, shards), make([][]event.Batch, shards), make([]int, shards), make([]int64, shards)
 }
 
-func (f *splitFn) ProcessElement(b event.Batch, emit func(beam.EventTime, int64, part)) (err error) {
-	if f.Stage == 0 {
-		if b, err = fit(b, f.c.input); err != nil {
+// add takes a batch in, and calls flush for shards that have enough for one.
+func (r *router) add(b event.Batch, flush func(shard int) error) (err error) {
+	if r.stage == 0 {
+		if b, err = fit(b, r.c.input); err != nil {
 			return err
 		}
-		if b, err = f.c.first.apply(b); err != nil {
+		if b, err = r.c.first.apply(b); err != nil {
 			return err
 		}
 	}
-	who, ids := &b.Cols[f.c.stages[f.Stage].entity], b.IDs()
-	for i := range f.rows {
-		f.rows[i] = f.rows[i][:0]
+	who, ids := &b.Cols[r.c.stages[r.stage].entity], b.IDs()
+	for i := range r.rows {
+		r.rows[i] = r.rows[i][:0]
 	}
 	for i := range b.N {
 		key := who
 		if who.Null(i) {
 			key = ids // rows without an entity spread out; duplicates still meet
 		}
-		shard, _ := bits.Mul64(scramble(key.HashID(i)^f.salt), uint64(len(f.rows)))
-		f.rows[shard] = append(f.rows[shard], int32(i))
+		shard, _ := bits.Mul64(scramble(key.HashID(i)^r.salt), uint64(len(r.rows)))
+		r.rows[shard] = append(r.rows[shard], int32(i))
 	}
-	for shard, rows := range f.rows {
+	for shard, rows := range r.rows {
 		if len(rows) == 0 {
 			continue
 		}
 		sub := b.Gather(rows)
-		f.pending[shard].Batches = append(f.pending[shard].Batches, sub)
-		f.counts[shard] += sub.N
-		f.bytes[shard] += int64(sub.Size())
-		if f.counts[shard] >= batchRows || f.bytes[shard] >= 1<<20 {
-			if err := f.flush(shard, emit); err != nil {
+		r.pending[shard] = append(r.pending[shard], sub)
+		r.counts[shard] += sub.N
+		r.bytes[shard] += int64(sub.Size())
+		if r.counts[shard] >= batchRows || r.bytes[shard] >= 1<<20 {
+			if err := flush(shard); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// take hands over what a shard has, and how many bytes it is.
+func (r *router) take(shard int) (batches []event.Batch, bytes int64) {
+	batches, bytes = r.pending[shard], r.bytes[shard]
+	r.pending[shard], r.counts[shard], r.bytes[shard] = nil, 0, 0
+	return batches, bytes
 }
 
 // scramble is the finaliser of MurmurHash3 (Appleby): hashes that differ by a salt become independent.
@@ -184,16 +192,41 @@ func scramble(x uint64) uint64 {
 	return x ^ x>>33
 }
 
+// splitFn sends rows to the shards of a stage's entity.
+type splitFn struct {
+	Params Params
+	Stage  int
+	Run    string
+
+	r    *router
+	file *spillFile
+}
+
+func (f *splitFn) Setup() (err error) {
+	f.r, err = newRouter(f.Params, f.Stage)
+	return err
+}
+
+func (f *splitFn) StartBundle(func(beam.EventTime, int64, part)) {
+	f.r.start(f.Params.Shards)
+	f.file = nil
+}
+
+func (f *splitFn) ProcessElement(b event.Batch, emit func(beam.EventTime, int64, part)) error {
+	return f.r.add(b, func(shard int) error { return f.flush(shard, emit) })
+}
+
 func (f *splitFn) flush(shard int, emit func(beam.EventTime, int64, part)) (err error) {
-	p := f.pending[shard]
-	if len(p.Batches) == 0 {
+	batches, bytes := f.r.take(shard)
+	if len(batches) == 0 {
 		return nil
 	}
-	at := timestamp(&p.Batches[0])
-	for i := range p.Batches {
-		at = min(at, timestamp(&p.Batches[i]))
+	at := timestamp(&batches[0])
+	for i := range batches {
+		at = min(at, timestamp(&batches[i]))
 	}
-	if f.Params.Local || heldBy(f.Run, f.Stage).Add(f.bytes[shard]) > f.Params.Memory/int64(len(f.c.stages)) {
+	p := part{Batches: batches}
+	if f.Params.Local || heldBy(f.Run, f.Stage).Add(bytes) > f.Params.Memory/int64(len(f.r.c.stages)) {
 		if f.file == nil {
 			if f.file, err = newSpillFile(spillFolder(f.Params.SpillDir, f.Run)); err != nil {
 				return err
@@ -203,13 +236,12 @@ func (f *splitFn) flush(shard int, emit func(beam.EventTime, int64, part)) (err 
 			return err
 		}
 	}
-	f.pending[shard], f.counts[shard], f.bytes[shard] = part{}, 0, 0
 	emit(at, int64(shard), p)
 	return nil
 }
 
 func (f *splitFn) FinishBundle(emit func(beam.EventTime, int64, part)) error {
-	for shard := range f.pending {
+	for shard := range f.Params.Shards {
 		if err := f.flush(shard, emit); err != nil {
 			return err
 		}
@@ -321,10 +353,10 @@ func (f *computeFn) compute(parts []part) ([]event.Batch, []deadletter.Letter, e
 	rows := order(&all)
 	var letters []deadletter.Letter
 	if f.Stage == 0 {
-		var duplicates []int32
-		rows, duplicates = once(&all, rows, st.entity)
-		for _, r := range duplicates {
-			letters = append(letters, f.letter(&all, int(r)))
+		var twins []twin
+		rows, twins = once(&all, rows, st.entity)
+		for _, t := range twins {
+			letters = append(letters, duplicate(&all, int(t.row), st.name, f.fingerprint))
 		}
 	}
 	sh := st.newShard()
@@ -342,10 +374,11 @@ func (f *computeFn) compute(parts []part) ([]event.Batch, []deadletter.Letter, e
 	return out, letters, nil
 }
 
-func (f *computeFn) letter(b *event.Batch, r int) deadletter.Letter {
+// duplicate is the letter for row r of b.
+func duplicate(b *event.Batch, r int, entity, fingerprint string) deadletter.Letter {
 	return deadletter.Letter{
 		ID: string(b.IDs().AppendID(nil, r)), Stage: "features", Class: deadletter.Duplicate,
-		Message:   fmt.Sprintf("another event of the same time and %s has this id", f.c.stages[f.Stage].name),
-		EventTime: time.UnixMicro(b.Times()[r]).UTC().Format(time.RFC3339Nano), Fingerprint: f.fingerprint, Attempts: 1,
+		Message:   fmt.Sprintf("another event of the same time and %s has this id", entity),
+		EventTime: time.UnixMicro(b.Times()[r]).UTC().Format(time.RFC3339Nano), Fingerprint: fingerprint, Attempts: 1,
 	}
 }

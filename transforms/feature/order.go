@@ -62,8 +62,11 @@ func radix(times []int64, rows []int32) []int32 {
 	return rows
 }
 
+// twin is a duplicate, and the row that goes on.
+type twin struct{ row, of int32 }
+
 // once takes out of rows, which are in order, those whose time, id and entity were there before.
-func once(b *event.Batch, rows []int32, entity int) (kept, duplicates []int32) {
+func once(b *event.Batch, rows []int32, entity int) (kept []int32, duplicates []twin) {
 	times, ids, who := b.Times(), b.IDs(), &b.Cols[entity]
 	kept = rows[:0]
 	start := 0 // in kept, of the rows with the time and id of the current one
@@ -82,8 +85,8 @@ func once(b *event.Batch, rows []int32, entity int) (kept, duplicates []int32) {
 			}
 			return bytes.Equal(who.Raw(int(q)), who.Raw(int(r)))
 		}
-		if slices.ContainsFunc(kept[start:], same) {
-			duplicates = append(duplicates, r)
+		if i := slices.IndexFunc(kept[start:], same); i >= 0 {
+			duplicates = append(duplicates, twin{r, kept[start+i]})
 			continue
 		}
 		kept = append(kept, r)

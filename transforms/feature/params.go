@@ -30,7 +30,7 @@ type Params struct {
 	// Keep are the fields needed downstream beside id, time and the features, which always stay and
 	// may be named too; empty: all.
 	Keep []string
-	// Shards is into how many parts the entities are split; 0: 16. Results don't depend on it.
+	// Shards is into how many parts the entities are split; 0: 16, in streams 8. Results don't depend on it.
 	Shards int
 	// Local says that all workers share SpillDir's disk and that the runner copies what it shuffles, as
 	// Prism does: every batch then goes through a file at once, and the runner moves references alone.
@@ -41,6 +41,28 @@ type Params struct {
 	// right for runners inside this process.
 	Memory   int64
 	SpillDir string
+	// Stream, if not nil, makes Compute work without an end to its input. Shards is then 8 by default
+	// and fixed for the life of the state; Local, Memory and SpillDir have no effect.
+	Stream *Stream
+}
+
+// Orders of a stream.
+const (
+	// Arrival scores a batch at once, with all that its shard has finished before it.
+	Arrival = "arrival"
+	// EventTime lets rows wait until the watermark has passed them: the features are those of a bounded
+	// run over the same events, to the bit.
+	EventTime = "event_time"
+)
+
+// Stream makes Compute work without an end to its input.
+type Stream struct {
+	// Order is Arrival (default) or EventTime.
+	Order string
+	// Lateness is how far behind the newest event rows may come; the source decides who is late.
+	Lateness time.Duration
+	// Run names the run: caches belong to it. Compute makes one up if empty.
+	Run string
 }
 
 // Feature is either a derived column (Expr) or aggregates over windows of an Entity's events.

@@ -101,20 +101,26 @@ type Plan struct {
 	spans   []span
 	shown   int // the spans that outputs use; the rest only retain rows
 	columns []column
-	tag     uint64
+	totals  bool  // of rows that were dropped matter
+	horizon int64 // how far behind the newest row a row still matters; negative: for ever
+	perRow  int   // about the bytes of a row in a copy, without texts
 }
 
 // NewPlan compiles a Config that has been checked.
 func NewPlan(cfg Config) *Plan {
-	p := &Plan{cfg: cfg, stride: 2}
+	p := &Plan{cfg: cfg, stride: 2, totals: cfg.keepsTotals(), horizon: cfg.reaches(), perRow: 6}
 	for _, op := range cfg.Operands {
 		p.at, p.text = append(p.at, p.stride), append(p.text, p.texts)
 		p.stride++
 		switch op.Kind {
 		case Exact:
 			p.stride++
+			p.perRow += 3
 		case Text:
 			p.texts++
+			p.perRow++
+		case Number, Hash:
+			p.perRow += 8
 		}
 	}
 	for i, o := range cfg.Outputs {

@@ -3,7 +3,6 @@ package window
 import (
 	"math"
 	"math/bits"
-	"strconv"
 	"strings"
 
 	"github.com/millrace-ml/millrace/transforms/event"
@@ -17,6 +16,8 @@ type Values struct {
 	Floats []float64
 	// Col has those of a Hash or Text that are no floats.
 	Col *event.Column
+	// Hashes has those of a Hash operand where the values themselves are not known.
+	Hashes []uint64
 	// Miss has bit i%64 of word i/64 set where row i does not count; nil: every row counts.
 	Miss []uint64
 }
@@ -38,7 +39,15 @@ type Shard struct {
 	ints     map[int64]int32
 	texts    map[string]int32
 	entities []entity
+	keys     []key   // of all entities
 	edges    []int32 // of all entities, len(p.delays) each
+
+	newest int64 // time of the newest row
+	rows   int   // held, of all entities
+	texted int   // bytes of the texts in them
+	swept  int   // where the next sweep begins
+	free   []int32
+	frozen bool
 
 	late    []int32 // edges of a row that is not the newest
 	lo, hi  []int32
@@ -48,9 +57,17 @@ type Shard struct {
 	strings []string
 	scratch aggregate.Scratch
 	buf     []byte
+	keep    []int32
+}
+
+// key is what an entity is called: an integer, or a text with a byte in front.
+type key struct {
+	n    int64
+	name string
 }
 
 // entity is the rows of an entity, by time, then id: p.stride words each, row 0 being the one before.
+// One without rows is a free slot.
 type entity struct {
 	rows    []uint64
 	names   []string   // of ids that are no integers, with a byte in front; nil while there are none
@@ -61,13 +78,13 @@ type entity struct {
 // NewShard returns a shard without entities.
 func NewShard(p *Plan) *Shard {
 	return &Shard{
-		p: p, ints: map[int64]int32{}, texts: map[string]int32{},
+		p: p, ints: map[int64]int32{}, texts: map[string]int32{}, newest: math.MinInt64,
 		late: make([]int32, len(p.delays)), lo: make([]int32, len(p.spans)), hi: make([]int32, len(p.spans)),
 	}
 }
 
 // Entities is the number of entities held.
-func (s *Shard) Entities() int { return len(s.entities) }
+func (s *Shard) Entities() int { return len(s.ints) + len(s.texts) }
 
 // Apply takes the rows in, one after the other, and returns a column for each output of the plan, and
 // the rows whose (entity, time, id) was there before: their features are null, and they count once.
@@ -90,33 +107,22 @@ func (s *Shard) Apply(in *Input) (out []event.Column, duplicates []int32) {
 			s.null(out, i, in.N)
 			continue
 		}
-		at := s.lookup(in.Entity, i)
+		at := s.lookup(in.Entity, i, true)
 		e := &s.entities[at]
-		edges := s.edges[int(at)*len(p.delays) : (int(at)+1)*len(p.delays)]
+		edges := s.edgesOf(at)
 		t := in.Times[i]
 		id, name := s.id(in.IDs, i)
-		n := len(e.rows)/stride - 1 // index of the newest row
-		row, newest := n+1, true
-		if n > 0 || e.dropped > 0 {
-			if c := e.compare(p, n, t, id, name); c == 0 {
-				s.null(out, i, in.N)
-				duplicates = append(duplicates, int32(i))
-				continue
-			} else if c > 0 {
-				newest = false
-				var found bool
-				if row, found = e.search(p, t, id, name); found {
-					s.null(out, i, in.N)
-					duplicates = append(duplicates, int32(i))
-					continue
-				}
-			}
+		row, newest, found := e.place(p, t, id, name)
+		if found {
+			s.null(out, i, in.N)
+			duplicates = append(duplicates, int32(i))
+			continue
 		}
 		s.insert(e, row, newest, t, id, name, in, i)
 		if newest {
 			for k, d := range p.delays {
 				c, bound := int(edges[k]), t-d
-				for c < n && int64(e.rows[(c+1)*stride]) <= bound {
+				for c < row-1 && int64(e.rows[(c+1)*stride]) <= bound {
 					c++
 				}
 				edges[k] = int32(c)
@@ -127,10 +133,8 @@ func (s *Shard) Apply(in *Input) (out []event.Column, duplicates []int32) {
 			}
 			continue
 		}
+		shift(edges, row)
 		for k := range edges {
-			if int(edges[k]) >= row {
-				edges[k]++
-			}
 			s.late[k] = int32(e.upTo(p, t-p.delays[k], row))
 		}
 		s.eval(e, row, t, s.late, out, i, in.N)
@@ -159,32 +163,42 @@ func end(c *event.Column) uint32 {
 	return 0
 }
 
-func (s *Shard) lookup(c *event.Column, i int) int32 {
-	var at int32
-	var ok bool
+// lookup is the slot of the entity in row i, made if it may be; else -1.
+func (s *Shard) lookup(c *event.Column, i int, create bool) int32 {
 	if c.Ints != nil {
-		if at, ok = s.ints[c.Ints[i]]; !ok {
-			at = s.add()
-			s.ints[c.Ints[i]] = at
-		}
-		return at
+		return s.ofInt(c.Ints[i], create)
 	}
 	raw := c.Raw(i)
 	if n, isInt := event.CanonicalInt(raw); isInt { // as in a batch whose keys are all integers
-		if at, ok = s.ints[n]; !ok {
-			at = s.add()
-			s.ints[n] = at
-		}
-		return at
+		return s.ofInt(n, create)
 	}
-	if at, ok = s.texts[string(raw)]; !ok {
-		at = s.add()
+	at, ok := s.texts[string(raw)]
+	switch {
+	case ok:
+	case create:
+		at = s.add(key{0, "\x01" + string(raw)})
 		s.texts[string(raw)] = at
+	default:
+		return -1
 	}
 	return at
 }
 
-func (s *Shard) add() int32 {
+func (s *Shard) ofInt(n int64, create bool) int32 {
+	at, ok := s.ints[n]
+	switch {
+	case ok:
+	case create:
+		at = s.add(key{n, ""})
+		s.ints[n] = at
+	default:
+		return -1
+	}
+	return at
+}
+
+// add takes a slot: while frozen a new one, behind every cursor.
+func (s *Shard) add(k key) int32 {
 	e := entity{rows: make([]uint64, s.p.stride, 4*s.p.stride)}
 	for range s.p.texts {
 		e.texts = append(e.texts, []string{""})
@@ -194,11 +208,45 @@ func (s *Shard) add() int32 {
 			e.rows[s.p.at[k]] = missing
 		}
 	}
-	s.entities = append(s.entities, e)
+	if n := len(s.free); n > 0 && !s.frozen {
+		at := s.free[n-1]
+		s.free = s.free[:n-1]
+		s.entities[at], s.keys[at] = e, k
+		return at
+	}
+	s.entities, s.keys = append(s.entities, e), append(s.keys, k)
 	for range s.p.delays {
 		s.edges = append(s.edges, 0)
 	}
 	return int32(len(s.entities) - 1)
+}
+
+func (s *Shard) edgesOf(at int32) []int32 {
+	n := len(s.p.delays)
+	return s.edges[int(at)*n : (int(at)+1)*n]
+}
+
+// shift moves the edges behind a row that was put in the middle.
+func shift(edges []int32, row int) {
+	for k := range edges {
+		if int(edges[k]) >= row {
+			edges[k]++
+		}
+	}
+}
+
+// place is where a row of (t, id) belongs, whether that is behind all others, and whether it is there.
+func (e *entity) place(p *Plan, t, id int64, name string) (row int, newest, found bool) {
+	n := len(e.rows)/p.stride - 1 // the newest row
+	if n > 0 || e.dropped > 0 {
+		if c := e.compare(p, n, t, id, name); c == 0 {
+			return n, false, true
+		} else if c > 0 {
+			row, found = e.search(p, t, id, name)
+			return row, false, found
+		}
+	}
+	return n + 1, true, false
 }
 
 // id takes an id apart: an integer, or a name with a byte in front, so that the empty text is one too.
@@ -236,14 +284,13 @@ func (e *entity) compare(p *Plan, r int, t, id int64, name string) int {
 		}
 		return 0
 	}
-	return strings.Compare(text(n, mine), text(id, name))
-}
-
-func text(id int64, name string) string {
-	if name == "" {
-		return strconv.FormatInt(id, 10)
+	switch { // integers stand before all others, as in event.CompareIDs
+	case mine == "":
+		return -1
+	case name == "":
+		return 1
 	}
-	return name[1:]
+	return strings.Compare(mine, name)
 }
 
 // search is the place of (t, id) among the rows, and whether it is taken.
@@ -288,6 +335,9 @@ func (s *Shard) insert(e *entity, row int, newest bool, t, id int64, name string
 		copy(e.rows[at+stride:], e.rows[at:])
 	}
 	e.rows[at], e.rows[at+1] = uint64(t), uint64(id)
+	s.newest = max(s.newest, t)
+	s.rows++
+	s.texted += len(name)
 	if e.names != nil || name != "" {
 		if e.names == nil {
 			e.names = make([]string, len(e.rows)/stride-1)
@@ -333,6 +383,7 @@ func (s *Shard) insert(e *entity, row int, newest bool, t, id int64, name string
 				if !miss {
 					s.buf = v.Col.AppendID(s.buf[:0], i)
 					txt = string(s.buf)
+					s.texted += len(txt)
 				}
 				list := &e.texts[p.text[k]]
 				*list = append(*list, "")
@@ -362,6 +413,8 @@ func difference(lo0, hi0, lo1, hi1 uint64) (lo uint64, hi int64, n uint32) {
 func (v *Values) hash(i int) uint64 {
 	var h uint64
 	switch {
+	case v.Hashes != nil:
+		h = v.Hashes[i]
 	case v.Floats != nil:
 		c := event.Column{Ints: []int64{int64(math.Float64bits(v.Floats[i] + 0))}} // +0: -0 is 0
 		h = c.HashID(0)
@@ -378,8 +431,12 @@ func (v *Values) hash(i int) uint64 {
 }
 
 // drop moves row 0 forward to the last row behind every window, once that frees half of the memory.
+// While frozen it leaves all: a copy in the making counts rows.
 func (s *Shard) drop(e *entity, edges []int32, newest int) {
 	p := s.p
+	if s.frozen {
+		return
+	}
 	limit := newest
 	first := 0
 	if p.cfg.Lateness > 0 {
@@ -396,6 +453,8 @@ func (s *Shard) drop(e *entity, edges []int32, newest int) {
 	if limit < (newest+1)/2 {
 		return
 	}
+	s.rows -= limit
+	s.texted -= e.textBytes(limit)
 	e.rows = e.rows[:copy(e.rows, e.rows[limit*p.stride:])]
 	if e.names != nil {
 		e.names = e.names[:copy(e.names, e.names[limit:])]
@@ -409,6 +468,20 @@ func (s *Shard) drop(e *entity, edges []int32, newest int) {
 		edges[k] = max(0, edges[k]-int32(limit))
 	}
 	e.dropped += int64(limit)
+}
+
+// textBytes is how much text the first n rows hold, row 0 among them.
+func (e *entity) textBytes(n int) int {
+	sum := 0
+	for _, name := range e.names[:min(n, len(e.names))] {
+		sum += len(name)
+	}
+	for _, list := range e.texts {
+		for _, txt := range list[:n] {
+			sum += len(txt)
+		}
+	}
+	return sum
 }
 
 // cut finds the edges of spans from..to for a row.

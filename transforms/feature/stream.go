@@ -1,0 +1,324 @@
+package feature
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/mtime"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/timers"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+
+	"github.com/millrace-ml/millrace/transforms/deadletter"
+	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/internal/shardstate"
+)
+
+func init() {
+	register.DoFn2x1[event.Batch, func(beam.EventTime, string, event.Batch), error](&routeFn{})
+	register.DoFn6x1[context.Context, state.Provider, string, event.Batch, func(beam.EventTime, event.Batch), func(deadletter.Letter), error](&arriveFn{})
+	register.DoFn7x1[context.Context, state.Provider, timers.Provider, string, event.Batch, func(beam.EventTime, event.Batch), func(deadletter.Letter), error](&waitFn{})
+	register.Emitter3[beam.EventTime, string, event.Batch]()
+	beam.RegisterCoder(reflect.TypeOf((*chunk)(nil)).Elem(), encodeChunk, decodeChunk)
+}
+
+var (
+	duplicates        = beam.NewCounter("features", "duplicate")
+	conflicts         = beam.NewCounter("features", "duplicate_conflict")
+	frontierViolation = beam.NewCounter("features", "frontier_violation")
+)
+
+const (
+	defaultStreamShards = 8
+	stateFormat         = 1 // of the deltas and copies
+)
+
+// chunk is a record of a log: bytes, with a coder that writes them in one piece.
+type chunk []byte
+
+func encodeChunk(c chunk) []byte          { return c }
+func decodeChunk(b []byte) (chunk, error) { return chunk(b), nil }
+
+// kept is for how long, in microseconds, a stream keeps rows for later ones. One microsecond more than
+// the lateness: a row as late as may be still finds its copy.
+func (p Params) kept() int64 {
+	if p.Stream == nil || p.Stream.Order == EventTime {
+		return 0
+	}
+	return p.Stream.Lateness.Microseconds() + 1
+}
+
+// fingerprint identifies the state of a stage: equal ones can go on with each other's.
+func (s *stage) fingerprint(p Params) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "format %d\nshards %d\nbuckets of %d ms\n%s", stateFormat, p.Shards, p.Stream.bucket(), strings.Join(s.meaning, "\n"))
+	return hex.EncodeToString(h.Sum(nil)[:4])
+}
+
+func (s *stage) label(p Params) string { return s.name + "@" + s.fingerprint(p) }
+
+// stream is the graph without an end: for each stage a router, and a DoFn that keeps the shards.
+func stream(s beam.Scope, events beam.PCollection, p Params, c *compiled) (rows, rejected beam.PCollection) {
+	s = s.Scope("features")
+	own := *p.Stream
+	p.Stream = &own
+	if own.Order == "" {
+		own.Order = Arrival
+	}
+	if own.Run == "" {
+		own.Run = rand.Text() // names caches; it never reaches a feature
+	}
+	if p.Shards == 0 {
+		p.Shards = defaultStreamShards
+	}
+	rows = events
+	var letters []beam.PCollection
+	for i, st := range c.stages {
+		s := s.Scope(st.label(p))
+		routed := beam.ParDo(s, &routeFn{Params: p, Stage: i}, rows)
+		var fn any = &arriveFn{
+			Params: p, Stage: i,
+			Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[chunk]("logA"), LogB: state.MakeBagState[chunk]("logB"),
+		}
+		if own.Order == EventTime {
+			fn = &waitFn{
+				Params: p, Stage: i, Passed: timers.InEventTime("passed"),
+				Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[chunk]("logA"), LogB: state.MakeBagState[chunk]("logB"),
+			}
+		}
+		var dups beam.PCollection
+		rows, dups = beam.ParDo2(s, fn, routed)
+		letters = append(letters, dups)
+	}
+	return rows, beam.Flatten(s, letters...)
+}
+
+// shardKey is a shard as a key of Beam's; shardOf is its inverse.
+func shardKey(shard int) string { return "s" + strconv.Itoa(shard) }
+
+func shardOf(key string) (int, error) {
+	number, _, _ := strings.Cut(strings.TrimPrefix(key, "s"), "-")
+	shard, err := strconv.Atoi(number)
+	if err != nil {
+		return 0, fmt.Errorf("reading the key of a shard: %w", err)
+	}
+	return shard, nil
+}
+
+// routeFn sends rows to the shards of a stage's entity, once a bundle if they are few.
+type routeFn struct {
+	Params Params
+	Stage  int
+
+	r *router
+}
+
+func (f *routeFn) Setup() (err error) {
+	f.r, err = newRouter(f.Params, f.Stage)
+	return err
+}
+
+func (f *routeFn) StartBundle(func(beam.EventTime, string, event.Batch)) { f.r.start(f.Params.Shards) }
+
+func (f *routeFn) ProcessElement(b event.Batch, emit func(beam.EventTime, string, event.Batch)) error {
+	return f.r.add(b, func(shard int) error { return f.flush(shard, emit) })
+}
+
+func (f *routeFn) FinishBundle(emit func(beam.EventTime, string, event.Batch)) error {
+	for shard := range f.Params.Shards {
+		if err := f.flush(shard, emit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *routeFn) flush(shard int, emit func(beam.EventTime, string, event.Batch)) error {
+	batches, _ := f.r.take(shard)
+	if len(batches) == 0 {
+		return nil
+	}
+	b, err := event.Concat(batches)
+	if err != nil {
+		return err
+	}
+	emit(timestamp(&b), shardKey(shard), b)
+	return nil
+}
+
+// shards is what the two DoFns with state have in common.
+type shards struct {
+	p           Params
+	stage       int
+	st          *stage
+	fingerprint string
+	store       *shardstate.Store
+}
+
+func openShards(p Params, stage int) (*shards, error) {
+	c, err := compile(p)
+	if err != nil {
+		return nil, err
+	}
+	st := c.stages[stage]
+	store, err := shardstate.Open(shardstate.Config{
+		Run: p.Stream.Run, Stage: st.label(p), Fingerprint: st.fingerprint(p), Shards: p.Shards,
+		New: func() shardstate.Machine { return newMachine(p, st, stage) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &shards{p, stage, st, p.Fingerprint(), store}, nil
+}
+
+// do runs one call on the shard of a key.
+func (s *shards) do(key string, c shardstate.Cells, apply func(*machine) ([][]byte, error)) error {
+	shard, err := shardOf(key)
+	if err != nil {
+		return err
+	}
+	return s.store.Do(shard, c, func(m shardstate.Machine) ([][]byte, error) { return apply(m.(*machine)) })
+}
+
+// hand passes a batch on. The rows of the last stage, and the rejected ones of any, leave the features
+// here.
+func (s *shards) hand(ctx context.Context, a applied, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) {
+	if a.out.N > 0 {
+		emit(timestamp(&a.out), a.out)
+	}
+	for _, r := range a.duplicates {
+		reject(duplicate(&a.in, int(r), s.st.name, s.fingerprint))
+	}
+	if n := len(a.duplicates); n > 0 {
+		duplicates.Inc(ctx, int64(n))
+		conflicts.Inc(ctx, int64(a.conflicts))
+	}
+}
+
+// cells are a shard's state at the runner.
+type cells struct {
+	p    state.Provider
+	head *state.Value[int64]
+	logs [2]*state.Bag[chunk]
+}
+
+func (c cells) Head() (int64, bool, error)    { return c.head.Read(c.p) }
+func (c cells) SetHead(v int64) error         { return c.head.Write(c.p, v) }
+func (c cells) Add(log int, rec []byte) error { return c.logs[log].Add(c.p, rec) }
+func (c cells) Clear(log int) error           { return c.logs[log].Clear(c.p) }
+
+func (c cells) Read(log int, each func([]byte) error) error {
+	records, _, err := c.logs[log].Read(c.p)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if err := each(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// arriveFn scores batches as they come.
+type arriveFn struct {
+	Params     Params
+	Stage      int
+	Head       state.Value[int64]
+	LogA, LogB state.Bag[chunk]
+
+	s *shards
+}
+
+func (f *arriveFn) Setup() (err error) {
+	f.s, err = openShards(f.Params, f.Stage)
+	return err
+}
+
+func (f *arriveFn) Teardown() {
+	if f.s != nil {
+		f.s.store.Close()
+	}
+}
+
+func (f *arriveFn) ProcessElement(ctx context.Context, sp state.Provider, key string, b event.Batch, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
+	var done applied
+	err := f.s.do(key, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(m *machine) (deltas [][]byte, err error) {
+		done, deltas, err = m.arrive(b, f.Stage == 0)
+		return deltas, err
+	})
+	if err != nil {
+		return err
+	}
+	f.s.hand(ctx, done, emit, reject)
+	return nil
+}
+
+// waitFn lets rows wait until the watermark has passed them. A bucket of time has one timer, which is
+// set with its first row and never moved: timers that move, or that OnTimer sets again, hang runners
+// or fall behind.
+type waitFn struct {
+	Params     Params
+	Stage      int
+	Passed     timers.EventTime
+	Head       state.Value[int64]
+	LogA, LogB state.Bag[chunk]
+
+	s *shards
+}
+
+func (f *waitFn) Setup() (err error) {
+	f.s, err = openShards(f.Params, f.Stage)
+	return err
+}
+
+func (f *waitFn) Teardown() {
+	if f.s != nil {
+		f.s.store.Close()
+	}
+}
+
+func (f *waitFn) ProcessElement(ctx context.Context, sp state.Provider, tp timers.Provider, key string, b event.Batch, _ func(beam.EventTime, event.Batch), _ func(deadletter.Letter)) error {
+	var buckets []int64
+	err := f.s.do(key, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(m *machine) ([][]byte, error) {
+		delta := event.Append([]byte{pendingMark}, b)
+		var behind int
+		if buckets, behind = m.add(b, len(delta)); behind > 0 {
+			frontierViolation.Inc(ctx, int64(behind))
+		}
+		return [][]byte{delta}, nil
+	})
+	if err != nil {
+		return err
+	}
+	width := f.Params.Stream.bucket()
+	for _, k := range buckets {
+		f.Passed.Set(tp, mtime.Time((k+1)*width).ToTime(), timers.WithTag(strconv.FormatInt(k, 10)),
+			timers.WithOutputTimestamp(mtime.Time(k*width).ToTime()))
+	}
+	return nil
+}
+
+// OnTimer drains the rows before the end of a bucket; the timer's own time is the bucket's beginning.
+func (f *waitFn) OnTimer(ctx context.Context, at beam.EventTime, sp state.Provider, _ timers.Provider, key string, _ timers.Context, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
+	fire := at.Milliseconds() + f.Params.Stream.bucket()
+	var done []applied
+	err := f.s.do(key, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(m *machine) (deltas [][]byte, err error) {
+		done, deltas, err = m.pass(fire, f.Stage == 0)
+		return deltas, err
+	})
+	if err != nil {
+		return err
+	}
+	for _, a := range done {
+		f.s.hand(ctx, a, emit, reject)
+	}
+	return nil
+}
