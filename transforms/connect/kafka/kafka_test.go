@@ -75,7 +75,8 @@ type reader struct {
 	next map[string]string
 }
 
-func follow(t *testing.T, address string, from map[string]string) *reader {
+// follow reads from positions by partition; nil are all partitions without one.
+func follow(t testing.TB, address string, from map[string]string) *reader {
 	t.Helper()
 	if from == nil {
 		from = map[string]string{}
