@@ -129,7 +129,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(stderr), featuresCommand(stderr), retrainCommand(stdout, stderr), simulateCommand(stderr), lintCommand(stdout), modelsCommand(stdout), demoCommand(stdout), versionCommand(stdout))
+	root.AddCommand(runCommand(stderr), featuresCommand(stderr), retrainCommand(stdout, stderr), simulateCommand(stderr), lintCommand(stdout), testCommand(stdout), modelsCommand(stdout), demoCommand(stdout), versionCommand(stdout))
 	return root
 }
 

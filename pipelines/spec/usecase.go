@@ -276,15 +276,7 @@ func Parse(file string, text []byte, sets []string) (*UseCase, error) {
 	u.complete()
 	d.check(u)
 	if len(d.faults) > 0 {
-		slices.SortStableFunc(d.faults, func(a, b Fault) int {
-			if (a.Line == 0) != (b.Line == 0) { // flags after the file
-				return b.Line - a.Line
-			}
-			if a.Line != b.Line {
-				return a.Line - b.Line
-			}
-			return a.Col - b.Col
-		})
+		d.sort()
 		return nil, d.faults
 	}
 	return u, nil
@@ -313,6 +305,19 @@ func (d *decoder) parse(text []byte) (*yaml.Node, bool) {
 		d.fault(&more, "", "a second document follows; a use case is one")
 	}
 	return doc.Content[0], true
+}
+
+// sort puts faults into the order of the file, those of flags behind.
+func (d *decoder) sort() {
+	slices.SortStableFunc(d.faults, func(a, b Fault) int {
+		if (a.Line == 0) != (b.Line == 0) {
+			return b.Line - a.Line
+		}
+		if a.Line != b.Line {
+			return a.Line - b.Line
+		}
+		return a.Col - b.Col
+	})
 }
 
 // mark notes that a node and all below it came by flag.
