@@ -286,6 +286,9 @@ func TestStats(t *testing.T) {
 			t.Fatal(err)
 		}
 		added += cells.bytes
+		if e := s.c.shards[1]; int64(len(e.out)) != cells.bytes {
+			t.Fatalf("a call added %d bytes and made %d", cells.bytes, len(e.out))
+		}
 	}
 	for i := range uint64(50) {
 		call(op{'a', i % 7, i}, op{'d', i % 3, 1})
@@ -393,6 +396,21 @@ func TestSpread(t *testing.T) {
 	}
 	if len(ends) < shards-1 {
 		t.Errorf("%d shards began to copy in only %d different calls: %v", shards, len(ends), began)
+	}
+}
+
+// TestMinLog holds that a small shard is not compacted every few calls.
+func TestMinLog(t *testing.T) {
+	s, st := open(t, func(c *Config) { c.MinLog = 5000 }), &state{}
+	before := int64(0)
+	for !copying(st) && s.Stats().Compactions == 0 {
+		before = st.bytes(0)
+		if err := do(s, 0, &fakeCells{state: st}, op{'f', 0, 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if before < 4900 || before > 5000+recordSize {
+		t.Errorf("a compaction began at %d bytes", before)
 	}
 }
 

@@ -58,7 +58,6 @@ func (e *entry) write(c *cache, shard int, cells Cells, deltas [][]byte, before 
 	}
 	if !e.copying && e.logs[e.active].bytes+int64(len(e.parts)) > e.trigger(c, shard) {
 		e.copying, e.cursor, e.spread = true, Cursor{}, false
-		e.logs[1-e.active] = logEnd{}
 		e.machine.Freeze(true)
 	}
 

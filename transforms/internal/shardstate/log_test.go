@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"slices"
@@ -305,6 +306,39 @@ func TestParts(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestRecords reads logs whose records have right checksums, and are not of calls as they should be.
+func TestRecords(t *testing.T) {
+	sum := func(b string) []byte { // with its checksum
+		return binary.LittleEndian.AppendUint32([]byte(b), crc32.Checksum([]byte(b), castagnoli))
+	}
+	good := appendHeader(nil, header{form: formPlain, shards: 2, shard: 1, fingerprint: "3fa2c1"})
+	delta := appendPart(nil, partDelta, encode([]op{{'a', 1, 1}}))
+	for _, test := range []struct {
+		name string
+		log  [][]byte
+		want string
+	}{
+		{"good", [][]byte{good, appendRecord(nil, 4, 0, true, delta), appendRecord(nil, 5, 1, true, delta)}, ""},
+		{"a call in two records", [][]byte{good, appendRecord(nil, 5, 0, false, delta), appendRecord(nil, 5, 1, true, delta)}, ""},
+		{"header only", [][]byte{good}, "the head belongs to another call"},
+		{"the last call has no end", [][]byte{good, appendRecord(nil, 5, 0, false, delta)}, "the last call has no end"},
+		{"a call has no end", [][]byte{good, appendRecord(nil, 4, 0, false, delta), appendRecord(nil, 5, 1, true, delta)}, "the call before it has no end"},
+		{"no header", [][]byte{appendRecord(nil, 5, 0, true, delta)}, "no header"},
+		{"short header", [][]byte{sum("MRSS\x01p1234"), appendRecord(nil, 5, 0, true, delta)}, "header is cut off"},
+		{"form", [][]byte{sum("MRSS\x01z\x02\x00\x00\x00\x01\x00\x00\x003fa2c1"), appendRecord(nil, 5, 0, true, delta)}, "unknown form 'z'"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := contents(open(t, nil), 1, &state{head: makeHead(0, false, 5), known: true, logs: [2][][]byte{test.log}})
+			if test.want == "" && err == nil {
+				return
+			}
+			if test.want == "" || !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), test.want) {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -235,6 +235,9 @@ func (w *world) check(t *rapid.T) {
 			if c.logs[c.active] != e.logs[e.active] || c.active != e.active || c.copying != e.copying {
 				t.Fatalf("shard %d: the cache counts %+v, active %d, the log has %+v, active %d", i, c.logs, c.active, e.logs, e.active)
 			}
+			if c.machine.(*arena).frozen != c.copying {
+				t.Fatalf("shard %d: frozen %v, copying %v", i, !c.copying, c.copying)
+			}
 			if !c.copying && len(s.state.logs[1-c.active]) > 0 {
 				t.Fatalf("shard %d: the idle log has records", i)
 			}
