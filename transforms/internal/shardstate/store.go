@@ -34,7 +34,7 @@ type Config struct {
 	// the instance that opens.
 	New func() Machine
 	// Rand gives random bits for tokens (default: crypto/rand). Tokens must never repeat, not in
-	// another process either: a seed is for tests only.
+	// another process either: a seed is for tests only. Calls on several shards ask at once.
 	Rand func() uint64
 	// Now is asked how long rebuilds take (default: nil, durations stay 0).
 	Now func() time.Time
