@@ -2,6 +2,8 @@ package feature
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -118,7 +120,7 @@ func runStream(t *testing.T, p Params, in []event.Batch, oneByOne bool) ([]event
 	return store.out[name], store.letters[name], counts
 }
 
-// bounded1 is the bounded run's rows, in their bits.
+// boundedBits is the bounded run's rows, in their bits.
 func boundedBits(t *testing.T, p Params, rs []record) map[string]string {
 	p.Stream = nil
 	c, err := compile(p)
@@ -169,6 +171,30 @@ func TestArrival(t *testing.T) {
 			out, letters, counts := runStream(t, p, append(batchesOf(t, p, rs, c.size), batchesOf(t, p, again, 7)...), true)
 			checkBits(t, bitsOf(t, out), want)
 			if len(letters) != len(again) || letters[0].Class != deadletter.Duplicate || counts["duplicate"] != int64(len(again)) || counts["duplicate_conflict"] != 0 {
+				t.Errorf("%d duplicates, want %d; counters %v", len(letters), len(again), counts)
+			}
+		})
+	}
+}
+
+// TestEventTime: rows that come in any order have the features of a bounded run.
+func TestEventTime(t *testing.T) {
+	for _, c := range []struct{ shards, size int }{{1, 400}, {3, 7}, {8, 100}} {
+		t.Run(fmt.Sprint(c.shards, " shards, batches of ", c.size), func(t *testing.T) {
+			p := twoEntities()
+			p.Shards, p.Stream = c.shards, &Stream{Order: EventTime, Lateness: 60 * time.Second}
+			rs := randomRecords(800, 8) // 3 every 0.7 s
+			slices.SortFunc(rs, before)
+			want := boundedBits(t, p, rs)
+			r := rand.New(rand.NewPCG(3, 3))
+			for from := 0; from < len(rs); from += 100 { // 23 s
+				part := rs[from:min(from+100, len(rs))]
+				r.Shuffle(len(part), func(i, j int) { part[i], part[j] = part[j], part[i] })
+			}
+			again := rs[len(rs)-50:]
+			out, letters, counts := runStream(t, p, append(batchesOf(t, p, rs, c.size), batchesOf(t, p, again, c.size)...), false)
+			checkBits(t, bitsOf(t, out), want)
+			if len(letters) != len(again) || counts["duplicate"] != int64(len(again)) || counts["frontier_violation"] != 0 {
 				t.Errorf("%d duplicates, want %d; counters %v", len(letters), len(again), counts)
 			}
 		})

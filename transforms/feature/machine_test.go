@@ -1,0 +1,282 @@
+package feature
+
+import (
+	"cmp"
+	"crypto/rand"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/internal/shardstate"
+)
+
+// memory is a shard's cells.
+type memory struct {
+	head  int64
+	known bool
+	logs  [2][][]byte
+	bytes int64 // added, ever
+}
+
+func (m *memory) Head() (int64, bool, error) { return m.head, m.known, nil }
+func (m *memory) SetHead(v int64) error      { m.head, m.known = v, true; return nil }
+func (m *memory) Clear(log int) error        { m.logs[log] = nil; return nil }
+func (m *memory) Add(log int, b []byte) error {
+	m.logs[log] = append(m.logs[log], slices.Clone(b))
+	m.bytes += int64(len(b))
+	return nil
+}
+func (m *memory) Read(log int, each func([]byte) error) error {
+	for _, b := range m.logs[log] {
+		if err := each(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lossy is a shard in a store that forgets its machine now and then, and compacts all the time.
+type lossy struct {
+	p     Params
+	c     *compiled
+	stage int
+	cells memory
+	store *shardstate.Store
+}
+
+func newLossy(t interface{ Fatal(...any) }, p Params, c *compiled, stage int) *lossy {
+	l := &lossy{p: p, c: c, stage: stage}
+	l.forget(t)
+	return l
+}
+
+func (l *lossy) forget(t interface{ Fatal(...any) }) {
+	if l.store != nil {
+		l.store.Close()
+	}
+	var err error
+	l.store, err = shardstate.Open(shardstate.Config{
+		Run: rand.Text(), Stage: "x", Shards: 1, MinLog: 1, CopyBytes: 1,
+		New: func() shardstate.Machine { return newMachine(l.p, l.c.stages[l.stage], l.stage) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (l *lossy) do(t interface{ Fatal(...any) }, apply func(*machine) ([][]byte, error)) {
+	if err := l.store.Do(0, &l.cells, func(m shardstate.Machine) ([][]byte, error) { return apply(m.(*machine)) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// leaving is everything without windows that keep all rows, so that entities expire.
+func leaving(p Params) Params {
+	p.Features = slices.Clone(p.Features)
+	for i := range p.Features {
+		p.Features[i].Windows = slices.DeleteFunc(slices.Clone(p.Features[i].Windows), func(w Window) bool { return w.All || w.Last > 0 })
+	}
+	return p
+}
+
+// drawArrival is records in an order in which none comes later than late, some of them twice.
+func drawArrival(t *rapid.T, late time.Duration) (rs []record, copies int) {
+	rs = drawRecords(t, rapid.IntRange(1, 40).Draw(t, "rows"))
+	at := map[int64]int64{}
+	for i := range rs {
+		if rs[i].entity != nil { // entities come and go
+			e := *rs[i].entity + int64(i/8)
+			rs[i].entity = &e
+		}
+		at[rs[i].id] = rs[i].t + rapid.Int64Range(0, late.Microseconds()).Draw(t, "late")
+	}
+	slices.SortStableFunc(rs, func(a, b record) int { return cmp.Compare(at[a.id], at[b.id]) })
+	newest, out := int64(0), []record(nil)
+	for _, r := range rs {
+		out, newest = append(out, r), max(newest, r.t)
+		if old := out[rapid.IntRange(0, len(out)-1).Draw(t, "copy")]; old.t >= newest-late.Microseconds() && rapid.IntRange(0, 3).Draw(t, "twice") == 0 {
+			out = append(out, old)
+			copies++
+		}
+	}
+	return out, copies
+}
+
+func streams(t testing.TB, order string, late time.Duration) (ps []Params, cs []*compiled) {
+	for _, p := range []Params{everything(3 * time.Second), bounded(everything(6 * time.Second)), leaving(everything(0))} {
+		p.Stream = &Stream{Order: order, Lateness: late}
+		c, err := compile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ps, cs = append(ps, p), append(cs, c)
+	}
+	return ps, cs
+}
+
+// TestMachineArrival: a shard that is rebuilt from its log at any point gives the same bits as one that
+// never was, refuses the same rows, and every event comes out once; without late rows the bits are
+// those of the bounded run.
+func TestMachineArrival(t *testing.T) {
+	sorts := map[time.Duration][]Params{}
+	compiledOf := map[time.Duration][]*compiled{}
+	lates := []time.Duration{0, 2 * time.Second, 9 * time.Second}
+	for _, late := range lates {
+		sorts[late], compiledOf[late] = streams(t, Arrival, late)
+	}
+	left, reused := false, false
+	rapid.Check(t, func(t *rapid.T) {
+		late := rapid.SampledFrom(lates).Draw(t, "lateness")
+		which := rapid.IntRange(0, 2).Draw(t, "params")
+		p, c := sorts[late][which], compiledOf[late][which]
+		rs, copies := drawArrival(t, late)
+		steady, l := newMachine(p, c.stages[0], 0), newLossy(t, p, c, 0)
+		defer func() { l.store.Close() }()
+		var out []event.Batch
+		refused := 0
+		for _, part := range cut(t, rs) {
+			b := toBatch(t, p, part)
+			want, _, err := steady.arrive(b, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var is applied
+			var slots int
+			l.do(t, func(m *machine) (deltas [][]byte, err error) {
+				is, deltas, err = m.arrive(b, true)
+				slots = m.rows.Entities()
+				return deltas, err
+			})
+			if string(event.Append(nil, is.out)) != string(event.Append(nil, want.out)) || !slices.Equal(is.duplicates, want.duplicates) || is.conflicts+want.conflicts > 0 {
+				t.Fatalf("after %d rows: other features, or duplicates %v instead of %v", refused, is.duplicates, want.duplicates)
+			}
+			out, refused = append(out, is.out), refused+len(is.duplicates)
+			if rapid.IntRange(0, 3).Draw(t, "forget") == 0 {
+				l.forget(t)
+			}
+			left = left || which == 2 && slots < 2
+			reused = reused || which == 2 && slots >= 2
+		}
+		ids := map[string]bool{}
+		for _, b := range out {
+			for i := range b.N {
+				id := string(b.IDs().AppendID(nil, i))
+				if ids[id] {
+					t.Fatalf("%s came out twice", id)
+				}
+				ids[id] = true
+			}
+		}
+		if refused != copies {
+			t.Fatalf("%d of %d copies were refused", refused, copies)
+		}
+		if late == 0 && copies == 0 && slices.IsSortedFunc(rs, before) {
+			for id, want := range bitsOfBounded(t, p, c, rs) {
+				if !slices.ContainsFunc(out, func(b event.Batch) bool { return bitsIn(b, id) == want }) {
+					t.Fatalf("event %s has other features than a bounded run gives", id)
+				}
+			}
+		}
+	})
+	if !left || !reused {
+		t.Error("no entity ever expired, or none was left")
+	}
+}
+
+func bitsIn(b event.Batch, id string) string {
+	for i := range b.N {
+		if string(b.IDs().AppendID(nil, i)) == id {
+			return string(event.Append(nil, b.Gather([]int32{int32(i)})))
+		}
+	}
+	return ""
+}
+
+// bitsOfBounded is the rows of a bounded run over the first stage, in their bits.
+func bitsOfBounded(t interface{ Fatal(...any) }, p Params, c *compiled, rs []record) map[string]string {
+	b := toBatch(t, p, rs)
+	rows, _ := once(&b, order(&b), c.stages[0].entity)
+	out, _, err := c.stages[0].newShard().apply(b.Gather(rows))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := map[string]string{}
+	for i := range out.N {
+		m[string(out.IDs().AppendID(nil, i))] = string(event.Append(nil, out.Gather([]int32{int32(i)})))
+	}
+	return m
+}
+
+// TestMachineEventTime: rows that wait come out with the bits of a bounded run, each once, however late
+// they came and however often the shard was rebuilt.
+func TestMachineEventTime(t *testing.T) {
+	const late = 9 * time.Second
+	ps, cs := streams(t, EventTime, late)
+	rapid.Check(t, func(t *rapid.T) {
+		which := rapid.IntRange(0, 2).Draw(t, "params")
+		p, c := ps[which], cs[which]
+		rs, copies := drawArrival(t, late)
+		l := newLossy(t, p, c, 0)
+		defer func() { l.store.Close() }()
+		width := p.Stream.bucket()
+		got, refused := map[string]string{}, 0
+		var armed []int64
+		fire := func(watermark int64) {
+			slices.Sort(armed)
+			for len(armed) > 0 && (armed[0]+1)*width <= watermark {
+				var done []applied
+				l.do(t, func(m *machine) (deltas [][]byte, err error) {
+					done, deltas, err = m.pass((armed[0]+1)*width, true)
+					return deltas, err
+				})
+				for _, a := range done {
+					refused += len(a.duplicates)
+					for i := range a.out.N {
+						id := string(a.out.IDs().AppendID(nil, i))
+						if got[id] != "" {
+							t.Fatalf("%s came out twice", id)
+						}
+						got[id] = string(event.Append(nil, a.out.Gather([]int32{int32(i)})))
+					}
+				}
+				armed = armed[1:]
+				if rapid.IntRange(0, 3).Draw(t, "forget") == 0 {
+					l.forget(t)
+				}
+			}
+		}
+		newest := int64(0)
+		for _, part := range cut(t, rs) {
+			b := toBatch(t, p, part)
+			l.do(t, func(m *machine) ([][]byte, error) {
+				delta := event.Append([]byte{pendingMark}, b)
+				buckets, behind := m.add(b, len(delta))
+				if behind > 0 {
+					t.Fatalf("%d rows are behind the frontier", behind)
+				}
+				armed = append(armed, buckets...)
+				return [][]byte{delta}, nil
+			})
+			for _, r := range part {
+				newest = max(newest, r.t)
+			}
+			if rapid.IntRange(0, 3).Draw(t, "forget") == 0 {
+				l.forget(t)
+			}
+			fire(floor(newest-late.Microseconds(), 1000))
+		}
+		fire(1 << 60)
+		want := bitsOfBounded(t, p, c, rs)
+		if len(got) != len(want) || refused != copies {
+			t.Fatalf("%d rows of %d, %d copies of %d", len(got), len(want), refused, copies)
+		}
+		for id, w := range want {
+			if got[id] != w {
+				t.Fatalf("event %s has other features than a bounded run gives", id)
+			}
+		}
+	})
+}
