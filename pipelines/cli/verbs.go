@@ -275,7 +275,7 @@ func lintCommand(stdout io.Writer) *cobra.Command {
 
 func modelsCommand(stdout io.Writer) *cobra.Command {
 	var where string
-	cmd := &cobra.Command{Use: "models", Short: "Look at the registry of models", Example: "  millrace models list"}
+	cmd := &cobra.Command{Use: "models", Short: "Look at the registry of models, move aliases", Example: "  millrace models list"}
 	cmd.PersistentFlags().StringVar(&where, "registry", "./millrace/registry", "registry of models: a folder or a URL")
 	open := func(ctx context.Context) (*registry.Registry, error) { return registry.Open(ctx, where, time.Now) }
 	list := &cobra.Command{
@@ -335,7 +335,7 @@ func modelsCommand(stdout io.Writer) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.AddCommand(list, show, verify)
+	cmd.AddCommand(list, show, verify, promoteCommand(stdout, open), rollbackCommand(stdout, open))
 	return cmd
 }
 
