@@ -312,14 +312,16 @@ func TestCanary(t *testing.T) {
 		}
 	}
 	// It is independent of the hash that places ids on shards.
-	shards := map[uint64]int{}
-	for _, id := range all {
-		one := event.Column{Ints: []int64{id}}
-		shards[one.HashID(0)%8]++
-	}
-	for shard, n := range shards {
-		if want := float64(len(all)) / 8; math.Abs(float64(n)-want) > 0.15*want {
-			t.Errorf("shard %d has %d of the canary's events, want about %v", shard, n, want)
+	for name, shard := range map[string]func(uint64) uint64{"low": func(h uint64) uint64 { return h % 8 }, "high": func(h uint64) uint64 { return h >> 61 }} {
+		shards := [8]int{}
+		for _, id := range all {
+			one := event.Column{Ints: []int64{id}}
+			shards[shard(one.HashID(0))]++
+		}
+		for i, n := range shards {
+			if want := float64(len(all)) / 8; math.Abs(float64(n)-want) > 0.15*want {
+				t.Errorf("shard %d by %s bits has %d of the canary's events, want about %v", i, name, n, want)
+			}
 		}
 	}
 	// A share of 1 takes all, and an alias that is removed gives all back.
