@@ -18,6 +18,7 @@ import (
 
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/internal/inflight"
 	"github.com/millrace-ml/millrace/transforms/internal/shardstate"
 )
 
@@ -160,6 +161,7 @@ type shards struct {
 	st          *stage
 	fingerprint string
 	store       *shardstate.Store
+	last        bool
 }
 
 func openShards(p Params, stage int) (*shards, error) {
@@ -175,7 +177,7 @@ func openShards(p Params, stage int) (*shards, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shards{p, stage, st, p.Fingerprint(), store}, nil
+	return &shards{p, stage, st, p.Fingerprint(), store, stage == len(c.stages)-1}, nil
 }
 
 // do runs one call on the shard of a key.
@@ -195,6 +197,13 @@ func (s *shards) hand(ctx context.Context, a applied, emit func(beam.EventTime, 
 	}
 	for _, r := range a.duplicates {
 		reject(duplicate(&a.in, int(r), s.st.name, s.fingerprint))
+	}
+	if s.p.Stream.Order != EventTime { // rows that wait for the watermark are not under way
+		left := len(a.duplicates)
+		if s.last {
+			left += a.out.N
+		}
+		inflight.Land(ctx, s.p.Stream.Run, left)
 	}
 	if n := len(a.duplicates); n > 0 {
 		duplicates.Inc(ctx, int64(n))
@@ -297,6 +306,9 @@ func (f *waitFn) ProcessElement(ctx context.Context, sp state.Provider, tp timer
 	})
 	if err != nil {
 		return err
+	}
+	if f.Stage == 0 {
+		inflight.Land(ctx, f.Params.Stream.Run, b.N)
 	}
 	width := f.Params.Stream.bucket()
 	for _, k := range buckets {

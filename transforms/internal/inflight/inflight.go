@@ -47,6 +47,9 @@ func Add(run string, rows int) {
 // Land counts rows out as soon as the bundle that ctx belongs to has ended; outside a bundle, at once.
 // A bundle that fails ends them too: the runner starts it again, or ends the job.
 func Land(ctx context.Context, run string, rows int) {
+	if rows == 0 {
+		return
+	}
 	id := metrics.GetBundleID(ctx)
 	mu.Lock()
 	defer mu.Unlock()
