@@ -7,14 +7,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/log"
@@ -22,6 +20,7 @@ import (
 
 	"github.com/millrace-ml/millrace/pipelines/runner"
 	"github.com/millrace-ml/millrace/pipelines/spec"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 // Exit codes.
@@ -36,13 +35,13 @@ const (
 func Main() {
 	if isWorker(os.Args[1:]) {
 		flag.Parse()
+		serveWorker(os.Getenv(metricsVariable))
 		beam.Init() // serves the runner and does not return
 		return
 	}
-	log.SetLogger(quiet{})
+	log.SetLogger(beamLog{})
 	_ = flag.CommandLine.Parse(nil)
 	beam.Init()
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // after Init, which sets a handler of its own
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	go func() { // the first ctrl-C cancels, a second one stops at once
@@ -62,17 +61,28 @@ func isWorker(args []string) bool {
 	return false
 }
 
-// quiet drops the SDK's log but for errors: what a job has to say stands in its error.
-type quiet struct{}
+// metricsVariable is the environment variable that gives a runner's workers the address of their
+// metrics, as --metrics-addr gives it to a run.
+const metricsVariable = "MILLRACE_METRICS_ADDR"
 
-func (quiet) Log(context.Context, log.Severity, int, string) {}
+// serveWorker serves a worker's metrics. A second worker on the machine finds the address taken, and
+// works all the same.
+func serveWorker(address string) {
+	if address == "" {
+		return
+	}
+	if _, err := telemetry.Serve(context.Background(), address); err != nil {
+		fmt.Fprintln(os.Stderr, "millrace:", err)
+	}
+}
 
 // Execute runs one command and returns its exit code.
 func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot(stdout, stderr)
+	out := newConsole(stderr)
+	root := newRoot(stdout, out)
 	root.SetArgs(args)
 	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetErr(out)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
@@ -82,15 +92,14 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch {
 	case errors.As(err, &faults):
 		for _, f := range faults {
-			fmt.Fprintln(stderr, f.Error())
+			out.fail(f.Error())
 		}
 		return exitUsage
 	case errors.As(err, &usage), errors.Is(err, spec.ErrNotFound):
-		fmt.Fprintln(stderr, "millrace:", err)
-		fmt.Fprintln(stderr, "Run 'millrace --help' for the verbs, 'millrace VERB --help' for an example.")
+		out.fail("millrace: "+err.Error(), "Run 'millrace --help' for the verbs, 'millrace VERB --help' for an example.")
 		return exitUsage
 	}
-	fmt.Fprintln(stderr, "millrace:", cause(err))
+	out.fail("millrace: " + cause(err))
 	return exitFailed
 }
 
@@ -112,7 +121,8 @@ type usageError struct{ error }
 
 func (u usageError) Unwrap() error { return u.error }
 
-func newRoot(stdout, stderr io.Writer) *cobra.Command {
+func newRoot(stdout io.Writer, stderr *console) *cobra.Command {
+	var level string
 	root := &cobra.Command{
 		Use:           "millrace",
 		Short:         "Score events with windowed features, and keep the model right",
@@ -125,8 +135,12 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error { return stderr.setUp(level) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	f := root.PersistentFlags()
+	f.StringVar(&stderr.format, "log-format", "text", "how messages are written: text, or json with one object a line")
+	f.StringVar(&level, "log-level", "info", "least level of messages: debug, info, warn or error; debug shows Beam's too")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(runCommand(stderr), featuresCommand(stderr), retrainCommand(stdout, stderr), simulateCommand(stderr), lintCommand(stdout), testCommand(stdout), modelsCommand(stdout), demoCommand(stdout), versionCommand(stdout))
@@ -151,6 +165,7 @@ type common struct {
 	registry    string
 	sets        []string
 	memory      string
+	metrics     string
 }
 
 func (c *common) bind(cmd *cobra.Command) {
@@ -167,28 +182,6 @@ func (c *common) load(ref string) (*spec.UseCase, error) {
 		return nil, usageError{err}
 	}
 	return spec.Load(ref, c.sets)
-}
-
-// progress prints a line when something is reached, with the time since the start.
-type progress struct {
-	w     io.Writer
-	start time.Time
-}
-
-func newProgress(w io.Writer) *progress { return &progress{w, time.Now()} }
-
-func (p *progress) say(format string, args ...any) {
-	fmt.Fprintf(p.w, "%7.1fs  %s\n", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
-}
-
-// counts says what a job did with its events.
-func (p *progress) counts(res runner.Result) {
-	read := res.Counters["source.read"]
-	secs := time.Since(p.start).Seconds()
-	p.say("%d events, %.0f a second; %d dead letters, %d written", read, float64(read)/secs, res.Counters["deadletter.written"], res.Counters["sink.written"])
-	if n := res.Counters["source.blank"]; n > 0 {
-		p.say("%d blank lines skipped", n)
-	}
 }
 
 func versionCommand(stdout io.Writer) *cobra.Command {

@@ -146,7 +146,7 @@ func (d *demo) train(ctx context.Context) error {
 	c := d.common(runner.Prism)
 	c.deadLetters = ""
 	report := filepath.Join(demoDir, "report")
-	if _, err := c.retrain(ctx, &progress{io.Discard, d.start}, d.use, report); err != nil {
+	if _, err := c.retrain(ctx, newProgress(io.Discard), d.use, report); err != nil {
 		return err
 	}
 	r, err := retraining.ReadReport(report)

@@ -21,6 +21,7 @@ import (
 	"github.com/millrace-ml/millrace/pipelines/spec"
 	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/source"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 func runCommand(stderr io.Writer) *cobra.Command {
@@ -52,6 +53,7 @@ func runCommand(stderr io.Writer) *cobra.Command {
 	f.StringVar(&o.Registry, "registry", "", "registry of models: a folder or a URL (default: the file's)")
 	f.StringVar(&o.Model, "model", "", "version to score with, as NAME@VERSION or NAME@ALIAS (default: the served alias)")
 	f.BoolVar(&o.WithFeatures, "features", false, "write the features beside each score")
+	f.StringVar(&c.metrics, "metrics-addr", "", "address that serves /metrics, /healthz and /readyz while the job runs, as :9090")
 	return cmd
 }
 
@@ -114,6 +116,12 @@ func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u 
 		return err
 	}
 	pr := newProgress(stderr)
+	unserve, err := c.serveMetrics(ctx, pr)
+	if err != nil {
+		return err
+	}
+	defer unserve()
+	defer pr.watch(versions(p))()
 	pr.say("%s: reading %s", u.Name, strings.Join(redacted(p.Source.URLs), ", "))
 	for _, m := range p.Predict.Models {
 		pr.say("scoring with %s@%d", m.Name, m.Version)
@@ -129,6 +137,32 @@ func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u 
 		pr.say("wrote %s", connect.Redact(s.URL))
 	}
 	return nil
+}
+
+// versions are those that a plan scores with, as far as it knows.
+func versions(p scoring.Plan) []string {
+	var names []string
+	for _, m := range p.Predict.Models {
+		if m.Version > 0 { // else the job finds it out, and telemetry says it
+			names = append(names, fmt.Sprintf("%s@%d", m.Name, m.Version))
+		}
+	}
+	return names
+}
+
+// serveMetrics serves the process's metrics until stop is called, if the flags ask for it.
+func (c *common) serveMetrics(ctx context.Context, pr *progress) (stop func(), err error) {
+	if c.metrics == "" {
+		return func() {}, nil
+	}
+	ctx, stop = context.WithCancel(ctx)
+	at, err := telemetry.Serve(ctx, c.metrics)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	pr.say("metrics on http://%s/metrics", at)
+	return stop, nil
 }
 
 func redacted(urls []string) []string {
@@ -203,6 +237,7 @@ func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, rep
 	pr.say("%s: reading %s", u.Name, strings.Join(redacted(src.URLs), ", "))
 	pipeline, scope := beam.NewPipelineWithRoot()
 	retraining.Build(scope, p)
+	defer pr.watch(nil)()
 	res, err := runner.Run(ctx, c.runner, pipeline)
 	if err != nil {
 		return p, err
@@ -252,10 +287,11 @@ func simulateCommand(stderr io.Writer) *cobra.Command {
 
 func lintCommand(stdout io.Writer) *cobra.Command {
 	var sets []string
+	var explain bool
 	cmd := &cobra.Command{
 		Use:     "lint USECASE",
 		Short:   "Check a use-case file",
-		Example: "  millrace lint fraud.yaml",
+		Example: "  millrace lint fraud.yaml\n  millrace lint fraud --explain",
 		Args:    exactly(1, "a use case: a built-in name or a file"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			u, err := spec.Load(args[0], sets)
@@ -266,9 +302,15 @@ func lintCommand(stdout io.Writer) *cobra.Command {
 				fmt.Fprintln(stdout, "warning:", w.String())
 			}
 			fmt.Fprintf(stdout, "%s is well formed: %d features, fingerprint %s\n", u.File, len(u.Features().Names()), u.Features().Fingerprint())
+			if explain {
+				for _, line := range u.Explain() {
+					fmt.Fprintln(stdout, line)
+				}
+			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&explain, "explain", false, "say which sections which verb reads, what features keep in memory, and their order")
 	cmd.Flags().StringArrayVar(&sets, "set", nil, "override a field, as path=value; may be repeated")
 	return cmd
 }

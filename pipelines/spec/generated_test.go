@@ -107,9 +107,20 @@ func referencePage() []byte {
 		"* **Dates** are `2018-07-25` or `2018-07-25T00:00:00Z`.\n" +
 		"* **URLs and paths** may hold `${env:NAME}`, `${env:NAME:-default}` and `${file:PATH}`. They are resolved where they are used and are never printed.\n" +
 		"* **Expressions** are [CEL](https://cel.dev) over fields and the features above. Numbers are doubles; null in gives null out; NaN and infinity give null.\n" +
+		"* **Tests** of a use case stand beside it in `NAME_test.yaml`: see [Test file](#test-file).\n" +
 		"* **Overrides**: `--set training.select.folds=2`, `--set features[3].delay=1d`, and for a list whose elements have names `--set training.candidates[trees].grid.depth=[4]`. The value is YAML.\n")
+	tables(&b, grammar(new(UseCase)).describe().objects)
+	b.WriteString("\n## Aggregates\n\n`X` is any expression. Null inputs do not count. Over an empty window every aggregate but `count` is null, unless the entry says `empty`.\n\n| call | meaning |\n|---|---|\n")
+	for _, c := range calls {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", c.form, cell(c.doc))
+	}
+	tables(&b, testGrammar(new(Tests)).describe().objects)
+	return b.Bytes()
+}
+
+// tables writes a table an object, each once, and of those within.
+func tables(b *bytes.Buffer, queue []object) {
 	seen := map[string]bool{}
-	queue := grammar(new(UseCase)).describe().objects
 	for len(queue) > 0 {
 		o := queue[0]
 		queue = queue[1:]
@@ -117,7 +128,7 @@ func referencePage() []byte {
 			continue
 		}
 		seen[o.name] = true
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n| key | value | default | example | meaning |\n|---|---|---|---|---|\n", o.name, o.doc)
+		fmt.Fprintf(b, "\n## %s\n\n%s\n\n| key | value | default | example | meaning |\n|---|---|---|---|---|\n", o.name, o.doc)
 		for _, k := range o.keys {
 			d := k.value.describe()
 			queue = append(queue, d.objects...)
@@ -129,14 +140,9 @@ func referencePage() []byte {
 			if k.example != "" {
 				example = "`" + k.example + "`"
 			}
-			fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", k.name, cell(d.text), cell(def), cell(example), cell(k.doc))
+			fmt.Fprintf(b, "| `%s` | %s | %s | %s | %s |\n", k.name, cell(d.text), cell(def), cell(example), cell(k.doc))
 		}
 	}
-	b.WriteString("\n## Aggregates\n\n`X` is any expression. Null inputs do not count. Over an empty window every aggregate but `count` is null, unless the entry says `empty`.\n\n| call | meaning |\n|---|---|\n")
-	for _, c := range calls {
-		fmt.Fprintf(&b, "| `%s` | %s |\n", c.form, cell(c.doc))
-	}
-	return b.Bytes()
 }
 
 func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }

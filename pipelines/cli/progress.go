@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/millrace-ml/millrace/pipelines/runner"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
+)
+
+const (
+	liveEvery  = 500 * time.Millisecond
+	plainEvery = 10 * time.Second
+)
+
+// progress says what is reached, with the time since the start, and while a job runs how far it is.
+type progress struct {
+	out     *console
+	start   time.Time
+	before  telemetry.Totals
+	unwatch func()
+}
+
+func newProgress(w io.Writer) *progress {
+	out, ok := w.(*console)
+	if !ok {
+		out = newConsole(w)
+	}
+	return &progress{out: out, start: time.Now(), before: telemetry.Snapshot(), unwatch: func() {}}
+}
+
+func (p *progress) say(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	p.out.say(p.stamp(text), text)
+}
+
+func (p *progress) stamp(text string) string {
+	return fmt.Sprintf("%7.1fs  %s", time.Since(p.start).Seconds(), text)
+}
+
+// watch shows how far the job is until its counts are said or the function that it returns is called: on a terminal as one
+// line that is rewritten, else as a line every ten seconds. models are the versions that score, unless
+// the job itself says that others serve.
+func (p *progress) watch(models []string) (stop func()) {
+	quit := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		every := plainEvery
+		live := p.out.terminal && p.out.log == nil
+		if live {
+			every = liveEvery
+		}
+		ticks := time.NewTicker(every)
+		defer ticks.Stop()
+		g := gauge{last: p.start}
+		for {
+			select {
+			case <-quit:
+				p.out.clear()
+				return
+			case now := <-ticks.C:
+				p.show(now, &g, models, live)
+			}
+		}
+	})
+	p.unwatch = sync.OnceFunc(func() {
+		close(quit)
+		done.Wait()
+	})
+	return p.unwatch
+}
+
+// gauge is the speed of the last few seconds.
+type gauge struct {
+	last time.Time
+	read int64
+	rate float64
+}
+
+func (g *gauge) turn(now time.Time, read int64) float64 {
+	seconds := now.Sub(g.last).Seconds()
+	if seconds <= 0 {
+		return g.rate
+	}
+	rate := float64(read-g.read) / seconds
+	if g.read == 0 {
+		g.rate = rate
+	}
+	weight := min(1, seconds/2)
+	g.rate += weight * (rate - g.rate)
+	g.last, g.read = now, read
+	return g.rate
+}
+
+func (p *progress) show(now time.Time, g *gauge, models []string, live bool) {
+	t := telemetry.Snapshot().Since(p.before)
+	if t.Read == 0 {
+		return
+	}
+	rate := g.turn(now, t.Read)
+	if len(t.Serving) > 0 {
+		models = t.Serving
+	}
+	text := describe(t, rate, models)
+	if live {
+		p.out.show(p.stamp(text))
+		return
+	}
+	attrs := []any{"read", t.Read, "rate", int64(rate), "dead_letters", t.DeadLetters, "scored", t.Scored, "written", t.Written, "models", models}
+	if t.Lag > 0 {
+		attrs = append(attrs, "lag", t.Lag)
+	}
+	if !t.Watermark.IsZero() {
+		attrs = append(attrs, "watermark", t.Watermark)
+	}
+	p.out.say(p.stamp(text), "progress", attrs...)
+}
+
+// describe is a line of progress.
+func describe(t telemetry.Totals, rate float64, models []string) string {
+	parts := []string{fmt.Sprintf("%s events, %s a second", thousands(t.Read), thousands(int64(rate)))}
+	if t.Lag > 0 {
+		parts = append(parts, thousands(t.Lag)+" behind")
+	}
+	parts = append(parts, thousands(t.DeadLetters)+" dead letters")
+	if t.Scored > 0 || len(models) > 0 {
+		parts = append(parts, thousands(t.Scored)+" scored by "+strings.Join(models, ", "))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// thousands writes 1234567 as 1,234,567.
+func thousands(n int64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// counts says what a job did with its events.
+func (p *progress) counts(res runner.Result) {
+	p.unwatch()
+	read, letters, written := res.Counters["source.read"], res.Counters["deadletter.written"], res.Counters["sink.written"]
+	seconds := time.Since(p.start).Seconds()
+	text := fmt.Sprintf("%d events, %.0f a second; %d dead letters, %d written", read, float64(read)/seconds, letters, written)
+	p.out.say(p.stamp(text), "done", "read", read, "seconds", seconds, "dead_letters", letters, "written", written, "blank", res.Counters["source.blank"])
+	if n := res.Counters["source.blank"]; n > 0 {
+		p.say("%d blank lines skipped", n)
+	}
+}
