@@ -41,7 +41,7 @@ func Build(s beam.Scope, p Params) {
 	events, bad := source.Read(s, p.Source)
 	rows, rejected := feature.Compute(s, events, p.Features)
 	if p.DeadLetters != "" {
-		deadletter.Write(s, p.DeadLetters, bad, rejected)
+		deadletter.Write(s, deadletter.Params{URL: p.DeadLetters}, bad, rejected)
 	}
 	set := collect(s, rows, p)                          // the point-in-time training set, once
 	tried := train(s.Scope("select"), tasks(s, set, p)) // every candidate on every selection fold

@@ -43,13 +43,13 @@ func Build(s beam.Scope, p Plan) {
 	for _, out := range p.Sinks {
 		lost = append(lost, sink.Write(s, rows, out))
 	}
-	deadletter.Write(s, p.DeadLetters, lost...)
+	deadletter.Write(s, deadletter.Params{URL: p.DeadLetters}, lost...)
 }
 
 // Check looks, before anything starts, for sources that are not there and targets that can't be
 // written.
 func (p Plan) Check(ctx context.Context) error {
-	errs := []error{source.Check(ctx, p.Source), deadletter.Check(ctx, p.DeadLetters)}
+	errs := []error{source.Check(ctx, p.Source), deadletter.Check(ctx, deadletter.Params{URL: p.DeadLetters})}
 	for _, s := range p.Sinks {
 		errs = append(errs, sink.Check(ctx, s))
 	}
@@ -71,7 +71,7 @@ func (p Plan) Size(ctx context.Context) (Plan, error) {
 
 // Sweep removes what a failed job has staged and not published.
 func (p Plan) Sweep(ctx context.Context) error {
-	errs := []error{deadletter.Sweep(ctx, p.DeadLetters)}
+	errs := []error{deadletter.Sweep(ctx, deadletter.Params{URL: p.DeadLetters})}
 	for _, s := range p.Sinks {
 		errs = append(errs, sink.Sweep(ctx, s))
 	}

@@ -84,5 +84,5 @@ func fraudGraph(s beam.Scope, payments beam.PCollection, out, dead string) {
 		Decide: []predict.Decision{{Name: "block", When: "score >= threshold || weekend && tx_amount > 400"}, {Name: "pass"}},
 	}}})
 	unsent := sink.Write(s, scored, sink.Params{URL: out})
-	deadletter.Write(s, dead, rejected, unscored, unsent)
+	deadletter.Write(s, deadletter.Params{URL: dead}, rejected, unscored, unsent)
 }

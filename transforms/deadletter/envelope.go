@@ -15,17 +15,29 @@ func init() {
 	beam.RegisterCoder(reflect.TypeOf((*Letter)(nil)).Elem(), encode, decode)
 }
 
-func encode(l Letter) ([]byte, error)       { return json.Marshal(l) }
+func encode(l Letter) ([]byte, error)       { return appendJSON(nil, l) }
 func decode(p []byte) (l Letter, err error) { return l, json.Unmarshal(p, &l) }
+
+// appendJSON appends a value and a newline, with texts as they are.
+func appendJSON(dst []byte, v any) ([]byte, error) {
+	b := bytes.NewBuffer(dst)
+	enc := json.NewEncoder(b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return dst, fmt.Errorf("encoding dead letter: %w", err)
+	}
+	return b.Bytes(), nil
+}
 
 // ErrVersion reports an envelope of a later version.
 var ErrVersion = errors.New("dead letter of a later version")
 
-const version = 1
+const version = 2
 
 // envelope is the letter with the keys of the file; its own keys hide those of the letter.
 type envelope struct {
-	V int `json:"v"`
+	V     int    `json:"v"`
+	Enter string `json:"enter,omitempty"`
 	Letter
 	Original *string `json:"original,omitempty"`
 	Base64   []byte  `json:"original_base64,omitempty"`
@@ -33,7 +45,7 @@ type envelope struct {
 
 // Append appends the letter's envelope and a newline.
 func Append(dst []byte, l Letter) ([]byte, error) {
-	e := envelope{V: version, Letter: l}
+	e := envelope{V: version, Enter: l.Class.Enter(), Letter: l}
 	if utf8.Valid(l.Original) {
 		if len(l.Original) > 0 {
 			text := string(l.Original)
@@ -42,13 +54,7 @@ func Append(dst []byte, l Letter) ([]byte, error) {
 	} else {
 		e.Base64 = l.Original
 	}
-	b := bytes.NewBuffer(dst)
-	enc := json.NewEncoder(b) // ends in a newline
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(e); err != nil {
-		return dst, fmt.Errorf("encoding dead letter: %w", err)
-	}
-	return b.Bytes(), nil
+	return appendJSON(dst, e)
 }
 
 // Parse reads an envelope.

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/mtime"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
 	"github.com/millrace-ml/millrace/transforms/connect"
@@ -12,31 +13,68 @@ import (
 )
 
 func init() {
-	register.DoFn3x1[context.Context, Letter, func(int, staged.Chunk), error](&stageFn{})
+	register.DoFn4x1[context.Context, beam.EventTime, Letter, func(beam.EventTime, int, staged.Chunk), error](&stageFn{})
 	register.Emitter1[Letter]()
 }
 
 var written = beam.NewCounter("deadletter", "written")
 
-func target(address, run string) staged.Target {
+// Params says where letters go.
+type Params struct {
+	// URL is a file, a folder if it ends in a slash, or a target that takes records, such as a topic.
+	URL string
+	// Stream is set where the input has no end; then a URL of files has to be a folder.
+	Stream *Stream
+}
+
+// Stream says how a folder that is written without an end is cut into files.
+type Stream = staged.Stream
+
+var errNoAddress = errors.New("dead letters: no address to write them to (a path, or - for standard output)")
+
+// Validate reports all that is wrong.
+func (p Params) Validate() error {
+	switch {
+	case p.URL == "":
+		return errNoAddress
+	case p.Stream != nil && !p.publishes():
+		return p.Stream.Validate(p.URL)
+	}
+	return nil
+}
+
+// publishes reports whether letters are sent one by one.
+func (p Params) publishes() bool { return staged.Publisher(p.URL, p.Stream) != nil }
+
+func (p Params) target() staged.Target {
 	ext := ".jsonl"
-	if _, gzip := connect.Ending(address); gzip {
+	if _, gzip := connect.Ending(p.URL); gzip {
 		ext += ".gz"
 	}
-	return staged.Target{URL: address, Run: run, Ext: ext}
+	return staged.Target{URL: p.URL, Ext: ext, Stream: p.Stream}
 }
 
-// Check finds out whether letters can be written to the address; call it before a job is submitted.
-func Check(ctx context.Context, address string) error {
-	if address == "" {
-		return errNoAddress
+// Check finds out whether letters can be written; call it before a job is submitted.
+func Check(ctx context.Context, p Params) error {
+	if err := p.Validate(); err != nil {
+		return err
 	}
-	return staged.Check(ctx, target(address, ""))
+	if p.publishes() {
+		s, err := openSender(ctx, p)
+		if err != nil {
+			return err
+		}
+		return s.Close()
+	}
+	return staged.Check(ctx, p.target())
 }
 
-// Sweep deletes what a job that failed has staged for the address.
-func Sweep(ctx context.Context, address string) error {
-	s, err := target(address, "").Open(ctx)
+// Sweep deletes what a job has staged that failed, or a stream that has ended.
+func Sweep(ctx context.Context, p Params) error {
+	if p.publishes() {
+		return nil
+	}
+	s, err := p.target().Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -44,24 +82,42 @@ func Sweep(ctx context.Context, address string) error {
 	return s.Sweep(ctx)
 }
 
-var errNoAddress = errors.New("dead letters: no address to write them to (a path, or - for standard output)")
-
-// Write publishes letters, PCollections<Letter>, as one file, or as parts if the address ends in a
-// slash. It panics without an address or letters: events are never dropped.
-func Write(s beam.Scope, address string, letters ...beam.PCollection) {
-	if address == "" {
-		panic(errNoAddress)
+// Write writes letters, PCollections<Letter>: as one file, as parts if the address ends in a slash,
+// as records to a target that takes those. It panics on bad params or without letters: events are
+// never dropped.
+func Write(s beam.Scope, p Params, letters ...beam.PCollection) {
+	if err := p.Validate(); err != nil {
+		panic(err)
 	}
 	s = s.Scope("deadletter.Write")
 	all := beam.Flatten(s, letters...)
-	t := target(address, staged.NewRun())
+	if p.publishes() {
+		publish(s, all, p)
+		return
+	}
+	t := p.target()
+	t.Run = staged.NewRun()
 	chunks := beam.ParDo(s, &stageFn{Target: t}, all)
-	_, gzip := connect.Ending(address)
+	if t.Stream != nil {
+		staged.Roll(s, chunks, t, &staged.RollFn{Target: t})
+		return
+	}
 	commit := &staged.CommitFn{Target: t}
-	if gzip {
+	if _, gzip := connect.Ending(p.URL); gzip {
 		commit.Empty = staged.EmptyGzip
 	}
 	staged.Publish(s, chunks, t, commit)
+}
+
+// stamped is the letter with the times of failure that it lacks.
+func stamped(l Letter) Letter {
+	if l.LastFailure == "" {
+		l.LastFailure = staged.Now().UTC().Format("2006-01-02T15:04:05.000Z07:00")
+	}
+	if l.FirstFailure == "" {
+		l.FirstFailure = l.LastFailure
+	}
+	return l
 }
 
 // stageFn writes letters into the chunks of its bundle.
@@ -70,8 +126,9 @@ type stageFn struct {
 
 	stage *staged.Stage
 	w     *staged.Writer
-	buf   []byte
+	buf   []byte // of letters of one window
 	rows  int64
+	first int64 // microseconds
 	gzip  bool
 }
 
@@ -83,7 +140,7 @@ func (f *stageFn) Setup(ctx context.Context) (err error) {
 }
 
 // StartBundle drops what an attempt before has left.
-func (f *stageFn) StartBundle(ctx context.Context, _ func(int, staged.Chunk)) {
+func (f *stageFn) StartBundle(ctx context.Context, _ func(beam.EventTime, int, staged.Chunk)) {
 	f.abort(ctx)
 	f.w = f.stage.NewWriter()
 }
@@ -97,15 +154,28 @@ func (f *stageFn) abort(ctx context.Context) {
 }
 
 // ProcessElement buffers a letter.
-func (f *stageFn) ProcessElement(ctx context.Context, l Letter, _ func(int, staged.Chunk)) (err error) {
-	f.buf, err = Append(f.buf, l)
-	f.rows++
-	if err == nil && len(f.buf) >= 1<<20 {
-		err = f.flush(ctx)
-	}
+func (f *stageFn) ProcessElement(ctx context.Context, at beam.EventTime, l Letter, _ func(beam.EventTime, int, staged.Chunk)) error {
+	err := f.add(ctx, at.Milliseconds()*1000, l)
 	if err != nil {
 		f.abort(ctx)
 	}
+	return err
+}
+
+func (f *stageFn) add(ctx context.Context, at int64, l Letter) (err error) {
+	if f.Target.Stream == nil {
+		at = 0 // a bounded run has no order of letters
+	}
+	if f.rows > 0 && f.Target.Window(at) != f.Target.Window(f.first) || len(f.buf) >= 1<<20 {
+		if err := f.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if f.rows == 0 {
+		f.first = at
+	}
+	f.buf, err = Append(f.buf, stamped(l))
+	f.rows++
 	return err
 }
 
@@ -114,7 +184,7 @@ func (f *stageFn) flush(ctx context.Context) error {
 	if f.gzip {
 		p = staged.Gzip(p)
 	}
-	if err := f.w.Write(ctx, p, f.rows, 0); err != nil {
+	if err := f.w.Write(ctx, p, f.rows, f.first); err != nil {
 		return err
 	}
 	written.Inc(ctx, f.rows)
@@ -123,7 +193,7 @@ func (f *stageFn) flush(ctx context.Context) error {
 }
 
 // FinishBundle makes the chunks durable and names them to the commit.
-func (f *stageFn) FinishBundle(ctx context.Context, emit func(int, staged.Chunk)) error {
+func (f *stageFn) FinishBundle(ctx context.Context, emit func(beam.EventTime, int, staged.Chunk)) error {
 	err := f.flush(ctx)
 	var chunks []staged.Chunk
 	if err == nil {
@@ -135,7 +205,7 @@ func (f *stageFn) FinishBundle(ctx context.Context, emit func(int, staged.Chunk)
 	}
 	f.w = nil
 	for _, c := range chunks {
-		emit(0, c)
+		emit(mtime.FromMilliseconds(c.Time()), 0, c)
 	}
 	return nil
 }

@@ -10,6 +10,10 @@
 // a bundle that is retried counts once, and a job that fails leaves the old output as it was. The
 // order of rows is that of the chunks by their first event's time; a single bundle keeps its order.
 //
+// With [Params.Stream] a folder gets a file for every minute of event time or what Roll says, whole
+// and once, when the watermark has passed it; late rows get files of their own. A runner that is set
+// back to a checkpoint replaces what it publishes again. The end of the stream publishes all.
+//
 // # Delivery of records
 //
 // At least once: a bundle begins to send its rows as they come and ends when the target has taken all
@@ -22,8 +26,9 @@
 //
 // A target that can't be written (a full disk, no permission, no broker) fails the bundle with an
 // error that names the target without secrets. [Check] finds most of that before a job starts, [Sweep]
-// clears what a job that failed has staged. Records that a target refuses come back from [Write] as
-// letters of class sink, with the record as their original; files refuse none.
+// clears what a job that failed, or a stream that has ended, has staged. Records that a target refuses come back from [Write] as
+// letters of class sink, with the record as their original; files refuse none. A stream to a single
+// file is refused by Validate; standard output takes lines.
 //
 // # Metrics
 //
@@ -37,7 +42,7 @@
 // A batch belongs to its receiver, so it may be read after ProcessElement has returned.
 //
 // FinishBundle emits in the global window, whatever the window of the rows, so the chunks' names go
-// there too.
+// there too, with the times of their rows; a stream puts them into windows behind it.
 //
 // On Prism a stage without an output spins while its bundle runs, and a target is waited for in a
 // bundle: so the sending step gives receipts, which a last, tiny step takes behind a Reshuffle. Rows

@@ -61,7 +61,7 @@ func (p Params) Validate() error {
 		errs = append(errs, errors.New("sink: parquet is compressed inside: leave .gz out of its name"))
 	}
 	if p.Stream != nil {
-		errs = append(errs, staged.CheckStream(p.URL, p.Stream))
+		errs = append(errs, p.Stream.Validate(p.URL))
 	}
 	if p.PartBytes < 0 {
 		errs = append(errs, fmt.Errorf("sink: parts of %d bytes", p.PartBytes))
@@ -105,7 +105,7 @@ func (p Params) target() staged.Target {
 	if gzip {
 		ext += ".gz"
 	}
-	return staged.Target{URL: p.URL, Run: p.Run, Ext: ext, PartBytes: p.PartBytes}
+	return staged.Target{URL: p.URL, Run: p.Run, Ext: ext, PartBytes: p.PartBytes, Stream: p.Stream}
 }
 
 // Check finds out whether the target can be written: missing folders are made, nothing else stays;
@@ -125,8 +125,8 @@ func Check(ctx context.Context, p Params) error {
 	return staged.Check(ctx, p.target())
 }
 
-// Sweep deletes what is staged for the target. Call it when a job has failed; one that succeeds
-// does so itself. It must not be called while a job that writes to the target runs.
+// Sweep deletes what is staged for the target. Call it when a job has failed, or when a stream has
+// ended and won't be restored; a bounded job that succeeds does so itself. It must not be called while a job that writes to the target runs.
 func Sweep(ctx context.Context, p Params) error {
 	if p.publishes() {
 		return nil
@@ -166,6 +166,14 @@ func TryWrite(s beam.Scope, batches beam.PCollection, p Params) (beam.PCollectio
 	}
 	kind, gzip, _ := p.kind()
 	chunks, unsent := beam.ParDo2(s, &stageFn{Params: p, Kind: kind, Gzip: gzip}, batches)
+	if p.Stream != nil {
+		commit := any(&staged.RollFn{Target: p.target()})
+		if kind == "parquet" {
+			commit = &parquetRollFn{Target: p.target(), Outs: p.Outs}
+		}
+		staged.Roll(s, chunks, p.target(), commit)
+		return unsent, nil
+	}
 	commit := any(&staged.CommitFn{Target: p.target(), Empty: emptyFile(p, kind, gzip)})
 	if kind == "parquet" {
 		commit = &parquetFn{Target: p.target(), Outs: p.Outs}

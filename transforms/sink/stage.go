@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/mtime"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
 	"github.com/millrace-ml/millrace/transforms/deadletter"
@@ -21,8 +22,9 @@ import (
 )
 
 func init() {
-	register.DoFn4x1[context.Context, event.Batch, func(int, staged.Chunk), func(deadletter.Letter), error](&stageFn{})
+	register.DoFn4x1[context.Context, event.Batch, func(beam.EventTime, int, staged.Chunk), func(deadletter.Letter), error](&stageFn{})
 	register.DoFn4x1[context.Context, int, func(*staged.Chunk) bool, func(int64), error](&parquetFn{})
+	register.DoFn6x1[context.Context, beam.PaneInfo, beam.Window, int, func(*staged.Chunk) bool, func(int64), error](&parquetRollFn{})
 	register.Emitter1[deadletter.Letter]()
 }
 
@@ -61,7 +63,7 @@ func (f *stageFn) Setup(ctx context.Context) (err error) {
 }
 
 // StartBundle drops what an attempt before has left.
-func (f *stageFn) StartBundle(ctx context.Context, _ func(int, staged.Chunk), _ func(deadletter.Letter)) {
+func (f *stageFn) StartBundle(ctx context.Context, _ func(beam.EventTime, int, staged.Chunk), _ func(deadletter.Letter)) {
 	f.abort(ctx)
 	f.w = f.stage.NewWriter()
 }
@@ -78,7 +80,7 @@ func (f *stageFn) abort(ctx context.Context) {
 }
 
 // ProcessElement starts encoding a batch and writes those that are ready.
-func (f *stageFn) ProcessElement(ctx context.Context, b event.Batch, _ func(int, staged.Chunk), _ func(deadletter.Letter)) error {
+func (f *stageFn) ProcessElement(ctx context.Context, b event.Batch, _ func(beam.EventTime, int, staged.Chunk), _ func(deadletter.Letter)) error {
 	if b.N == 0 {
 		return nil
 	}
@@ -100,7 +102,7 @@ func (f *stageFn) ProcessElement(ctx context.Context, b event.Batch, _ func(int,
 }
 
 // FinishBundle makes the chunks durable and names them to the commit.
-func (f *stageFn) FinishBundle(ctx context.Context, chunk func(int, staged.Chunk), _ func(deadletter.Letter)) error {
+func (f *stageFn) FinishBundle(ctx context.Context, chunk func(beam.EventTime, int, staged.Chunk), _ func(deadletter.Letter)) error {
 	for len(f.pending) > 0 {
 		if err := f.writeFirst(ctx); err != nil {
 			f.abort(ctx)
@@ -114,7 +116,7 @@ func (f *stageFn) FinishBundle(ctx context.Context, chunk func(int, staged.Chunk
 	}
 	f.w = nil // from here on the chunks are the commit's, or the sweep's
 	for _, c := range chunks {
-		chunk(0, c)
+		chunk(mtime.FromMilliseconds(c.Time()), 0, c)
 	}
 	return nil
 }
@@ -178,7 +180,7 @@ type parquetFn struct {
 
 // ProcessElement commits the chunks of all bundles.
 func (f *parquetFn) ProcessElement(ctx context.Context, _ int, next func(*staged.Chunk) bool, emit func(int64)) error {
-	rows, err := staged.CommitAll(ctx, f.Target, next, f.join, nil)
+	rows, err := staged.CommitAll(ctx, f.Target, next, joinParquet(f.Outs), nil)
 	if err != nil {
 		return err
 	}
@@ -186,20 +188,38 @@ func (f *parquetFn) ProcessElement(ctx context.Context, _ int, next func(*staged
 	return nil
 }
 
-func (f *parquetFn) join(w io.Writer, open func(staged.Chunk, int64) (io.ReadCloser, error), chunks []staged.Chunk) error {
-	next, stop := iter.Pull2(batches(open, chunks))
-	defer stop()
-	first, err, ok := next()
-	if !ok {
-		return emptyParquet(w, f.Outs)
-	}
+// parquetRollFn is parquetFn for the files of a stream.
+type parquetRollFn struct {
+	Target staged.Target
+	Outs   []format.Out
+}
+
+// ProcessElement commits the chunks of a window.
+func (f *parquetRollFn) ProcessElement(ctx context.Context, pane beam.PaneInfo, w beam.Window, _ int, next func(*staged.Chunk) bool, emit func(int64)) error {
+	rows, err := staged.CommitPane(ctx, f.Target, pane, w, next, joinParquet(f.Outs))
 	if err != nil {
 		return err
 	}
-	return format.WriteParquet(w, first.Schema, f.Outs, func(yield func(event.Batch, error) bool) {
-		for b := first; ok && yield(b, err); b, err, ok = next() {
+	emit(rows)
+	return nil
+}
+
+func joinParquet(outs []format.Out) staged.Join {
+	return func(w io.Writer, open func(staged.Chunk, int64) (io.ReadCloser, error), chunks []staged.Chunk) error {
+		next, stop := iter.Pull2(batches(open, chunks))
+		defer stop()
+		first, err, ok := next()
+		if !ok {
+			return emptyParquet(w, outs)
 		}
-	})
+		if err != nil {
+			return err
+		}
+		return format.WriteParquet(w, first.Schema, outs, func(yield func(event.Batch, error) bool) {
+			for b := first; ok && yield(b, err); b, err, ok = next() {
+			}
+		})
+	}
 }
 
 func batches(open func(staged.Chunk, int64) (io.ReadCloser, error), chunks []staged.Chunk) iter.Seq2[event.Batch, error] {

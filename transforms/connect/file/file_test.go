@@ -60,7 +60,7 @@ func (j job) run(t *testing.T, runner string) error {
 	p, s := beam.NewPipelineWithRoot()
 	events, bad := source.Read(s, j.in)
 	unsent := sink.Write(s, events, j.out)
-	deadletter.Write(s, j.letters, bad, unsent)
+	deadletter.Write(s, deadletter.Params{URL: j.letters}, bad, unsent)
 	_, err := runners[runner](context.Background(), p)
 	return err
 }
@@ -170,7 +170,7 @@ func TestEveryFormIsReadAndWritten(t *testing.T) {
 				out, letters := filepath.Join(dir, name), filepath.Join(dir, "bad.jsonl")
 				j := job{source.Params{URLs: []string{filepath.Join(in, "*[ab].jsonl*"), "file://" + in + "/[cd].csv*"}, Decode: fields(), Split: 900},
 					sink.Params{URL: out}, letters}
-				if err := errors.Join(source.Check(t.Context(), j.in), sink.Check(t.Context(), j.out), deadletter.Check(t.Context(), letters)); err != nil {
+				if err := errors.Join(source.Check(t.Context(), j.in), sink.Check(t.Context(), j.out), deadletter.Check(t.Context(), deadletter.Params{URL: letters})); err != nil {
 					t.Fatal(err)
 				}
 				for range 2 { // the second run replaces what the first wrote

@@ -2,7 +2,7 @@
 // or "stdout:" as a sink; "stderr:" too).
 //
 // Input is read once, by one worker of this process; gzip is recognised. Output is staged and
-// written at the end, in one go.
+// written at the end, in one go; a stream without an end writes lines, as its bundles end.
 //
 // # Errors
 //

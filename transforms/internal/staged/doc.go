@@ -11,6 +11,19 @@
 //
 //	{"v":1,"run":"...","rows":3,"parts":[{"name":"part-00000-of-00001.jsonl","rows":3,"bytes":99,"sha256":"..."}]}
 //
+// # Streams
+//
+// Without an end there is no one commit: [Roll] gathers the names by windows of event time, by the
+// timestamps of the elements that the chunks hold, and commits a window when the watermark has passed
+// it, as `<window>-<part>-of-<parts>-pane<i>`, the window being its start. What comes later gets files
+// of its own, pane 1 and on: late chunks are never dropped. A repeated commit of a pane replaces its
+// files, and takes away those that it has no longer; the list of them, and of the chunks, is a receipt
+// in `_staging/<target>/committed/`, written before the first file. Chunks outlive their commit, since
+// a checkpoint may name them: a commit sweeps those of receipts that its process has known for
+// Stream.Keep. Chunks of bundles that failed stay until [Stage.Sweep].
+//
+// A runner keeps the number of panes of every window, for ever: some 100 bytes a window.
+//
 // # Errors
 //
 // A store that refuses (full, read-only, gone) is an infrastructure fault: the error says which
@@ -20,6 +33,11 @@
 // # Non-obvious
 //
 // Names of chunks are random since a content-derived name fails: a retried bundle is cut
-// differently. Chunks are deleted behind a Reshuffle, not in the commit: a runner that repeats the
+// differently. In a stream a file that stays open across bundles fails as well: it loses rows behind a
+// checkpoint. Triggers by processing time or size need no windows, but a runner that is set back then
+// cuts panes anew, and rows come twice; the rows of a window's first pane are always the same.
+//
+// Prism fires a window once for the watermark and then for every late chunk, with the pane counted
+// (TestAStreamRollsFiles of package sink). Chunks are deleted behind a Reshuffle, not in the commit: a runner that repeats the
 // commit must still find them.
 package staged

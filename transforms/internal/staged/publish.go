@@ -13,6 +13,7 @@ func init() {
 	register.DoFn2x0[[]byte, func(int, Chunk)](&noneFn{})
 	register.DoFn4x1[context.Context, int, func(*Chunk) bool, func(int64), error](&CommitFn{})
 	register.DoFn2x1[context.Context, int64, error](&sweepFn{})
+	register.Emitter3[beam.EventTime, int, Chunk]()
 	register.Emitter2[int, Chunk]()
 	register.Emitter1[int64]()
 	register.Iter1[Chunk]()

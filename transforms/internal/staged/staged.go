@@ -79,6 +79,8 @@ type Target struct {
 	Ext string
 	// PartBytes is about the least size of a part (default 128 MiB).
 	PartBytes int64
+	// Stream is set where the folder is written without an end.
+	Stream *Stream
 }
 
 // NewRun is a fresh name of a run.
@@ -98,9 +100,13 @@ type Chunk struct {
 	Rows, Size, Head int64
 	// Digest is the SHA-256 (hex) of the chunk, where the target is a folder.
 	Digest string
-	// First is the event time of the first row, microseconds.
+	// First is the event time of the first row, microseconds: in a stream, the time of the element that
+	// came first.
 	First int64
 }
+
+// Time is the chunk's timestamp, in milliseconds.
+func (c Chunk) Time() int64 { return floorDiv(c.First, 1000) }
 
 // Stage is an opened target.
 type Stage struct {
@@ -172,83 +178,111 @@ func Check(ctx context.Context, t Target) error {
 type Writer struct {
 	stage *Stage
 	head  []byte
-	out   driver.Writer
-	sum   hash.Hash
-	chunk Chunk
+	open  map[int64]*open // by the start of the window; without windows there is one
 	done  []Chunk
 }
 
+type open struct {
+	out   driver.Writer
+	sum   hash.Hash
+	chunk Chunk
+}
+
 // NewWriter begins a bundle. Nothing is created before the first row.
-func (s *Stage) NewWriter() *Writer { return &Writer{stage: s} }
+func (s *Stage) NewWriter() *Writer { return &Writer{stage: s, open: map[int64]*open{}} }
 
 // Head sets the bytes that each chunk begins with, and that a file made of several has once.
 func (w *Writer) Head(head []byte) { w.head = head }
 
-// Write appends encoded rows; first is the event time of the first of them.
+// Write appends encoded rows; first is the event time of the first of them. In a stream it chooses
+// the window whose chunk gets all of them.
 func (w *Writer) Write(ctx context.Context, p []byte, rows, first int64) error {
 	if rows == 0 {
 		return nil
 	}
-	if w.out == nil {
+	target := w.stage.target
+	window := target.Window(first)
+	o := w.open[window]
+	if o == nil {
 		name := w.stage.fresh()
 		out, err := w.stage.store.Create(ctx, name)
 		if err != nil {
-			return w.stage.target.wrap("writing", err)
+			return target.wrap("writing", err)
 		}
-		w.out, w.sum = out, nil
-		w.chunk = Chunk{Name: name, Head: int64(len(w.head)), First: first}
+		o = &open{out: out, chunk: Chunk{Name: name, Head: int64(len(w.head)), First: first}}
+		w.open[window] = o
 		if w.stage.name == "" {
-			w.sum = sha256.New()
+			o.sum = sha256.New()
 		}
-		if err := w.write(w.head); err != nil {
-			return err
+		if err := o.write(w.head); err != nil {
+			return target.wrap("writing", err)
 		}
 	}
-	if err := w.write(p); err != nil {
-		return err
+	if err := o.write(p); err != nil {
+		return target.wrap("writing", err)
 	}
-	w.chunk.Rows += rows
-	if w.stage.name == "" && w.chunk.Size >= w.stage.target.partBytes() {
-		return w.closeChunk()
+	o.chunk.Rows += rows
+	if w.stage.name == "" && o.chunk.Size >= target.partBytes() {
+		return w.close(window)
 	}
 	return nil
 }
 
+// Window is the start of the window that a time, in microseconds, falls in; 0 if there are none.
+func (t Target) Window(at int64) int64 {
+	if t.Stream == nil {
+		return 0
+	}
+	roll := t.Stream.roll().Microseconds()
+	return floorDiv(at, roll) * roll
+}
+
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}
+
 func (t Target) partBytes() int64 {
-	if t.PartBytes > 0 {
+	switch {
+	case t.Stream != nil && t.Stream.Bytes > 0:
+		return t.Stream.Bytes
+	case t.Stream == nil && t.PartBytes > 0:
 		return t.PartBytes
 	}
 	return 128 << 20
 }
 
-func (w *Writer) write(p []byte) error {
-	if _, err := w.out.Write(p); err != nil {
-		return w.stage.target.wrap("writing", err)
+func (o *open) write(p []byte) error {
+	if _, err := o.out.Write(p); err != nil {
+		return err
 	}
-	if w.sum != nil {
-		w.sum.Write(p)
+	if o.sum != nil {
+		o.sum.Write(p)
 	}
-	w.chunk.Size += int64(len(p))
+	o.chunk.Size += int64(len(p))
 	return nil
 }
 
-func (w *Writer) closeChunk() error {
-	out := w.out
-	w.out = nil
-	if err := out.Close(); err != nil {
+func (w *Writer) close(window int64) error {
+	o := w.open[window]
+	delete(w.open, window)
+	if err := o.out.Close(); err != nil {
 		return w.stage.target.wrap("writing", err)
 	}
-	if w.sum != nil {
-		w.chunk.Digest = hex.EncodeToString(w.sum.Sum(nil))
+	if o.sum != nil {
+		o.chunk.Digest = hex.EncodeToString(o.sum.Sum(nil))
 	}
-	w.done = append(w.done, w.chunk)
+	w.done = append(w.done, o.chunk)
 	return nil
 }
 
 // Finish makes the bundle's chunks durable and returns them.
 func (w *Writer) Finish() ([]Chunk, error) {
-	if w.out != nil {
-		if err := w.closeChunk(); err != nil {
+	for window := range w.open {
+		if err := w.close(window); err != nil {
 			return nil, err
 		}
 	}
@@ -257,14 +291,13 @@ func (w *Writer) Finish() ([]Chunk, error) {
 
 // Abort drops what the bundle has written, as far as that is possible.
 func (w *Writer) Abort(ctx context.Context) {
-	if w.out != nil {
-		w.out.Abort()
-		w.out = nil
+	for _, o := range w.open {
+		o.out.Abort()
 	}
 	for _, c := range w.done {
 		_ = w.stage.store.Delete(ctx, c.Name) // the sweep gets what stays
 	}
-	w.done = nil
+	w.open, w.done = map[int64]*open{}, nil
 }
 
 // Join writes the file that chunks make up. Opened chunks are closed by it.
@@ -317,13 +350,7 @@ const ManifestName = "_manifest.json"
 // Commit publishes chunks at the target and returns the number of rows. A nil join concatenates;
 // empty is the content of a file without rows. It may be repeated with the same chunks.
 func (s *Stage) Commit(ctx context.Context, chunks []Chunk, join Join, empty []byte) (rows int64, err error) {
-	slices.SortFunc(chunks, func(a, b Chunk) int {
-		return cmp.Or(cmp.Compare(a.First, b.First), strings.Compare(a.Name, b.Name))
-	})
-	chunks = slices.DeleteFunc(slices.Compact(chunks), func(c Chunk) bool { return c.Name == "" })
-	for _, c := range chunks {
-		rows += c.Rows
-	}
+	chunks, rows = inOrder(chunks)
 	if s.name != "" {
 		p, err := s.build(ctx, chunks, join, empty)
 		if err == nil {
@@ -340,6 +367,18 @@ func (s *Stage) Commit(ctx context.Context, chunks []Chunk, join Join, empty []b
 	return rows, nil
 }
 
+// inOrder sorts chunks and leaves out what is none.
+func inOrder(chunks []Chunk) (sorted []Chunk, rows int64) {
+	slices.SortFunc(chunks, func(a, b Chunk) int {
+		return cmp.Or(cmp.Compare(a.First, b.First), strings.Compare(a.Name, b.Name))
+	})
+	chunks = slices.DeleteFunc(slices.Compact(chunks), func(c Chunk) bool { return c.Name == "" })
+	for _, c := range chunks {
+		rows += c.Rows
+	}
+	return chunks, rows
+}
+
 func (s *Stage) explain(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w; if another run published to the same target meanwhile, run this one again", err)
@@ -351,15 +390,7 @@ func (s *Stage) commitFolder(ctx context.Context, chunks []Chunk, rows int64, jo
 	if old, err := s.readManifest(ctx); err == nil && old.Run == s.target.Run {
 		return nil // a repeated commit
 	}
-	var groups [][]Chunk
-	size := int64(0)
-	for _, c := range chunks {
-		if len(groups) == 0 || size >= s.target.partBytes() {
-			groups, size = append(groups, nil), 0
-		}
-		groups[len(groups)-1] = append(groups[len(groups)-1], c)
-		size += c.Size
-	}
+	groups := s.group(chunks)
 	m := manifest{V: 1, Run: s.target.Run, Rows: rows, Parts: make([]part, 0, len(groups))}
 	keep := map[string]bool{}
 	// All bytes are written before anything can be seen: what follows only puts names in place.
@@ -401,13 +432,31 @@ func (s *Stage) commitFolder(ctx context.Context, chunks []Chunk, rows int64, jo
 	return s.store.Copy(ctx, stagedManifest, ManifestName)
 }
 
+// group makes parts of about partBytes of chunks.
+func (s *Stage) group(chunks []Chunk) (groups [][]Chunk) {
+	size := int64(0)
+	for _, c := range chunks {
+		if len(groups) == 0 || size >= s.target.partBytes() {
+			groups, size = append(groups, nil), 0
+		}
+		groups[len(groups)-1] = append(groups[len(groups)-1], c)
+		size += c.Size
+	}
+	return groups
+}
+
 func (s *Stage) readManifest(ctx context.Context) (m manifest, err error) {
-	r, err := s.store.Open(ctx, ManifestName, 0)
+	return m, s.get(ctx, ManifestName, &m)
+}
+
+// get reads an object of JSON.
+func (s *Stage) get(ctx context.Context, name string, v any) error {
+	r, err := s.store.Open(ctx, name, 0)
 	if err != nil {
-		return m, err
+		return err
 	}
 	defer r.Close()
-	return m, json.NewDecoder(r).Decode(&m)
+	return json.NewDecoder(r).Decode(v)
 }
 
 func (s *Stage) put(ctx context.Context, name string, p []byte) error {
