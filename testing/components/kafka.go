@@ -19,17 +19,27 @@ const kafkaVersion = "4.3.1"
 // Broker is an Apache Kafka of one broker.
 type Broker struct {
 	*Server
+	// SASLAddr is where clients have to say who they are: by PLAIN as [User] with [Password], or by
+	// SCRAM as whom [Broker.Admin] has made with AlterUserSCRAMs.
+	SASLAddr string
 }
+
+// Who may come in at Broker.SASLAddr.
+const (
+	User     = "millrace"
+	Password = "millrace-secret"
+)
 
 // Kafka starts a broker; it takes some seconds and about 400 MB of memory.
 func Kafka(t testing.TB) *Broker {
 	t.Helper()
-	s := spec{name: "kafka-" + kafkaVersion, ports: 2, command: kafkaCommand, ready: kafkaReady}
+	s := spec{name: "kafka-" + kafkaVersion, ports: 3, command: kafkaCommand, ready: kafkaReady}
 	dir := program(t, s.name, func(dir string) error {
 		return maven(dir, "org.apache.kafka:kafka_2.13:"+kafkaVersion, "org.apache.kafka:kafka-tools:"+kafkaVersion,
 			"org.slf4j:slf4j-simple:1.7.36") // Kafka uses slf4j 1.7: a binding of 2.x logs nothing
 	})
-	return &Broker{start(t, s, dir)}
+	server := start(t, s, dir)
+	return &Broker{server, fmt.Sprintf("127.0.0.1:%d", server.ports[2])}
 }
 
 // The settings of one broker that also is the controller. Those of the second block are for topics
@@ -38,12 +48,16 @@ func Kafka(t testing.TB) *Broker {
 const kafkaSettings = `process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:%[2]d
-listeners=PLAINTEXT://127.0.0.1:%[1]d,CONTROLLER://127.0.0.1:%[2]d
-advertised.listeners=PLAINTEXT://127.0.0.1:%[1]d,CONTROLLER://127.0.0.1:%[2]d
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:%[1]d,CONTROLLER://127.0.0.1:%[2]d,SASL://127.0.0.1:%[3]d
+advertised.listeners=PLAINTEXT://127.0.0.1:%[1]d,CONTROLLER://127.0.0.1:%[2]d,SASL://127.0.0.1:%[3]d
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT
 controller.listener.names=CONTROLLER
-log.dirs=%[3]s
+log.dirs=%[4]s
 auto.create.topics.enable=false
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_%[5]s="%[6]s";
+listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
@@ -65,7 +79,7 @@ func kafkaCommand(program, data string, ports []int) (*exec.Cmd, error) {
 	}
 	settings, logs, libs := filepath.Join(data, "server.properties"), filepath.Join(data, "logs"), filepath.Join(program, "libs", "*")
 	if _, err := os.Stat(settings); err != nil {
-		text := fmt.Sprintf(kafkaSettings, ports[0], ports[1], logs)
+		text := fmt.Sprintf(kafkaSettings, ports[0], ports[1], ports[2], logs, User, Password)
 		err := os.WriteFile(settings, []byte(text), 0o666)
 		if err == nil {
 			err = tool(data, nil, java, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", libs, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",

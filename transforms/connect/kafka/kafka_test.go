@@ -33,7 +33,7 @@ func TestBroker(t *testing.T) {
 	}{
 		{"Resume", testResume}, {"Limit", testLimit}, {"Pause", testPause}, {"Newest", testNewest}, {"Timestamp", testTimestamp},
 		{"Expired", testExpired}, {"ExpiredWhileRead", testExpiredWhileRead}, {"Growth", testGrowth}, {"Deleted", testDeleted},
-		{"Absent", testAbsent}, {"Group", testGroup}, {"Transaction", testTransaction},
+		{"Absent", testAbsent}, {"SASL", testSASL}, {"Group", testGroup}, {"Transaction", testTransaction},
 		{"Send", testSend}, {"Rejected", testRejected}, {"FlushEnds", testFlushEnds},
 		{"Killed", testKilled},
 	} {
@@ -409,6 +409,51 @@ func testAbsent(t *testing.T, b bench) {
 	}
 	if _, err := (sourceDriver{}).Follow(t.Context(), b.address, []driver.Position{{Partition: "Absent/0", Next: "x"}}); err == nil {
 		t.Error("position x is followed")
+	}
+}
+
+func testSASL(t *testing.T, b bench) {
+	b.CreateTopic(b.topic, 1)
+	b.put(t, 0, 10, 1)
+	admin := b.Admin()
+	for _, m := range []kadm.ScramMechanism{kadm.ScramSha256, kadm.ScramSha512} {
+		done, err := admin.AlterUserSCRAMs(context.Background(), nil, []kadm.UpsertSCRAM{{User: "scram", Mechanism: m, Iterations: 4096, Password: "hunter&2"}})
+		if err == nil {
+			err = done.Error()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	address := "kafka://" + b.SASLAddr + "/" + b.topic + "?sasl="
+	for _, query := range []string{
+		"plain&user=" + components.User + "&password=" + components.Password,
+		"scram-sha-256&user=scram&password=hunter%262", "scram-sha-512&user=scram&password=hunter%262",
+	} {
+		r := follow(t, address+query, nil)
+		r.read(t, 10)
+		s := open(t, address+query)
+		if err := errors.Join(s.Send(t.Context(), sinkdriver.Record{Value: []byte("{}")}, noRejection(t)), s.Flush(t.Context())); err != nil {
+			t.Error(err)
+		}
+		r.read(t, 1)
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		b.deleteTo(t, -1)
+		b.put(t, 0, 10, 1)
+	}
+	for _, query := range []string{"plain&user=" + components.User + "&password=hunter2", "scram-sha-256&user=scram&password=hunter2"} {
+		_, err := sourceDriver{}.Partitions(t.Context(), address+query)
+		if !errors.Is(err, kerr.SaslAuthenticationFailed) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("a wrong password: %v", err)
+		}
+	}
+	if _, err := (sourceDriver{}).Partitions(t.Context(), "kafka://"+b.SASLAddr+"/"+b.topic); err == nil {
+		t.Error("nobody comes in")
+	}
+	if _, err := (sourceDriver{}).Partitions(t.Context(), b.address+"?tls=true"); err == nil {
+		t.Error("tls goes to a broker without")
 	}
 }
 
