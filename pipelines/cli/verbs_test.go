@@ -197,6 +197,41 @@ func TestDamagedBundles(t *testing.T) {
 	}
 }
 
+// TestCalibrate trains trees as they are and calibrated, and looks that the bundle says so and loads.
+func TestCalibrate(t *testing.T) {
+	dir := t.TempDir()
+	csv := filepath.Join(dir, "history.csv")
+	history(t, csv, 1<<62)
+	for _, c := range []struct{ entry, kind, calibration string }{
+		{"{name: trees, kind: gbdt, params: {trees: 20, depth: 3}}", "gbdt", "none"},
+		{"{name: trees, kind: gbdt, params: {trees: 20, depth: 3}, calibrate: platt}", "calibrated", "platt"},
+		{"{name: trees, kind: gbdt, params: {trees: 20, depth: 3}, calibrate: isotonic}", "calibrated", "isotonic"},
+	} {
+		reg := filepath.Join(dir, c.calibration)
+		code, _, stderr := call(t, "retrain", "fraud", "--runner", "direct", "--source", csv, "--registry", reg,
+			"--report", filepath.Join(dir, "report"), "--dead-letters", filepath.Join(dir, "dead.jsonl"),
+			"--set", "training.select={from: 2018-04-20, folds: 1}", "--set", "training.report={from: 2018-05-04, folds: 1}",
+			"--set", "training.candidates=["+c.entry+"]")
+		if code != exitOK {
+			t.Fatal(stderr)
+		}
+		_, stdout, _ := call(t, "models", "show", "fraud@1", "--registry", reg)
+		var m struct {
+			Kind        string `json:"kind"`
+			Calibration string `json:"calibration"`
+		}
+		if err := json.Unmarshal([]byte(stdout), &m); err != nil {
+			t.Fatal(err)
+		}
+		if m.Kind != c.kind || m.Calibration != c.calibration {
+			t.Errorf("%s: the manifest says kind %s, calibration %s", c.entry, m.Kind, m.Calibration)
+		}
+		if code, _, stderr := call(t, "models", "verify", "fraud@1", "--registry", reg); code != exitOK {
+			t.Errorf("%s: %s", c.entry, stderr)
+		}
+	}
+}
+
 func TestJSONLogs(t *testing.T) {
 	broken := write(t, filepath.Join(t.TempDir(), "broken.yaml"), "name: x\nevnt: {}\n")
 	dir := t.TempDir()

@@ -1,6 +1,7 @@
 package retraining
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -35,14 +36,14 @@ func (f *concludeFn) ProcessElement(ctx context.Context, _ int64, next func(*Tri
 		cr := CandidateReport{Name: sel.Name, Kind: sel.Kind, Selection: FoldsReport{flat(sel.Folds), sel.Mean}, Folds: []flatFigures{}, Mean: Metrics{}}
 		cand := p.candidate(sel.Name)
 		if choice.Best[sel.Group] == sel.Name {
-			figures, last, err := t.measure(choice, cand)
+			figures, scores, err := t.measure(choice, cand)
 			if err != nil {
 				return fmt.Errorf("measuring %s: %w", sel.Name, err)
 			}
-			curves[sel.Name] = last
+			curves[sel.Name] = scores[len(scores)-1]
 			if sel.Name == choice.Champion {
 				r.SelectedBy.Value = sel.Mean[p.Gate.Metric]
-				if err := t.publish(ctx, choice, cand, figures, r); err != nil {
+				if err := t.publish(ctx, choice, cand, figures, scores, r); err != nil {
 					return fmt.Errorf("publishing %s: %w", sel.Name, err)
 				}
 			}
@@ -73,8 +74,8 @@ func (p Params) candidate(name string) Candidate {
 	return Candidate{}
 }
 
-// measure gives a candidate's figures on all folds and its scores on the last.
-func (t *table) measure(choice *Choice, c Candidate) ([]Figures, []float32, error) {
+// measure gives a candidate's figures and scores on all folds.
+func (t *table) measure(choice *Choice, c Candidate) ([]Figures, [][]float32, error) {
 	scores := make([][]float32, t.folds.Count)
 	for i := range scores {
 		members := choice.members(c)
@@ -87,12 +88,12 @@ func (t *table) measure(choice *Choice, c Candidate) ([]Figures, []float32, erro
 			return nil, nil, err
 		}
 	}
-	return t.figures(func(i int) []float32 { return scores[i] }), scores[len(scores)-1], nil
+	return t.figures(func(i int) []float32 { return scores[i] }), scores, nil
 }
 
 // publish stores the champion of every report fold, judges the last, and writes each version's name
 // into figures.
-func (t *table) publish(ctx context.Context, choice *Choice, c Candidate, figures []Figures, r *Report) error {
+func (t *table) publish(ctx context.Context, choice *Choice, c Candidate, figures []Figures, scores [][]float32, r *Report) error {
 	p := t.p
 	now := time.UnixMicro(p.Now).UTC()
 	reg, err := registry.Open(ctx, p.Registry, func() time.Time { return now })
@@ -106,7 +107,7 @@ func (t *table) publish(ctx context.Context, choice *Choice, c Candidate, figure
 		if err != nil {
 			return err
 		}
-		b, rows, err := t.bundle(ctx, m, c, members, i, choice.Threshold, figures[i])
+		b, rows, err := t.bundle(m, c, i, choice.Threshold, figures[i], scores[i])
 		if err != nil {
 			return err
 		}
@@ -116,7 +117,7 @@ func (t *table) publish(ctx context.Context, choice *Choice, c Candidate, figure
 			if err != nil && !errors.Is(err, registry.ErrNotFound) {
 				return err
 			}
-			if b.Gate, err = t.judge(ctx, reg, serving, m, rows, i); err != nil {
+			if b.Gate, err = t.judge(ctx, reg, serving, rows, scores[i], i); err != nil {
 				return err
 			}
 			b.Parent = serving.Version
@@ -139,7 +140,7 @@ func (t *table) publish(ctx context.Context, choice *Choice, c Candidate, figure
 	return nil
 }
 
-func (t *table) bundle(ctx context.Context, m models.Model, c Candidate, members []string, fold int, threshold float64, f Figures) (*bundle.Bundle, []int32, error) {
+func (t *table) bundle(m models.Model, c Candidate, fold int, threshold float64, f Figures, scores []float32) (*bundle.Bundle, []int32, error) {
 	p := t.p
 	fd := p.fold(t.folds, fold)
 	lo, hi := t.set.rowsIn(fd.trainFrom, fd.trainTo)
@@ -147,10 +148,6 @@ func (t *table) bundle(ctx context.Context, m models.Model, c Candidate, members
 	bounds := [4]int64{fd.trainFrom, fd.trainTo, fd.testFrom, fd.testTo}
 	rows := t.set.testRows(bounds, p.Label, p.Exclude)
 	x := t.set.matrix(m.Inputs(), rows)
-	scores := make([]float32, len(rows))
-	if err := m.Score(ctx, x, len(rows), scores); err != nil {
-		return nil, nil, err
-	}
 	params, err := c.params()
 	if err != nil {
 		return nil, nil, err
@@ -158,7 +155,7 @@ func (t *table) bundle(ctx context.Context, m models.Model, c Candidate, members
 	digest := sha256.Sum256(event.Append(nil, t.set.Gather(span32(lo, hi))))
 	b := &bundle.Bundle{
 		Manifest: bundle.Manifest{
-			Name: p.Model, Fingerprint: p.Features.Fingerprint(), Calibration: "none", Threshold: &threshold,
+			Name: p.Model, Fingerprint: p.Features.Fingerprint(), Calibration: cmp.Or(c.Calibrate, "none"), Threshold: &threshold,
 			Params: params, Seed: p.Seed, CodeRevision: p.Revision,
 			Training: bundle.Training{
 				From: rfc3339(fd.trainFrom), To: rfc3339(fd.trainTo), Rows: hi - lo, Positives: count(trained), DataDigest: hex.EncodeToString(digest[:]),
@@ -186,20 +183,12 @@ func (t *table) bundle(ctx context.Context, m models.Model, c Candidate, members
 func rfc3339(us int64) string { return time.UnixMicro(us).UTC().Format(time.RFC3339) }
 
 // judge compares the challenger with the serving model on the same rows of the last fold.
-func (t *table) judge(ctx context.Context, reg *registry.Registry, serving registry.Ref, m models.Model, rows []int32, fold int) (*bundle.Gate, error) {
+func (t *table) judge(ctx context.Context, reg *registry.Registry, serving registry.Ref, rows []int32, challenger []float32, fold int) (*bundle.Gate, error) {
 	p := t.p
 	g := &bundle.Gate{Passed: true}
 	say := func(ok bool, format string, args ...any) {
 		g.Passed = g.Passed && ok
 		g.Reasons = append(g.Reasons, fmt.Sprintf(format, args...))
-	}
-	score := func(m models.Model) ([]float32, error) {
-		out := make([]float32, len(rows))
-		return out, m.Score(ctx, t.set.matrix(m.Inputs(), rows), len(rows), out)
-	}
-	challenger, err := score(m)
-	if err != nil {
-		return nil, err
 	}
 	lo, hi := float32(math.Inf(1)), float32(math.Inf(-1))
 	finite := true
@@ -226,8 +215,8 @@ func (t *table) judge(ctx context.Context, reg *registry.Registry, serving regis
 		say(true, "%s was trained on other features and can't be compared", serving)
 		return g, nil
 	}
-	champion, err := score(old.Model)
-	if err != nil {
+	champion := make([]float32, len(rows))
+	if err := old.Model.Score(ctx, t.set.matrix(old.Model.Inputs(), rows), len(rows), champion); err != nil {
 		return nil, err
 	}
 	tr := t.truths[fold]

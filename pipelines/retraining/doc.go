@@ -15,6 +15,11 @@
 // fold's training up to KnownAfter before the row's day: its card is already blocked, and to find it
 // again is no merit (Fraud Detection Handbook, chapter 3).
 //
+// # Calibration
+//
+// A candidate that asks for it is trained on the first four fifths of its window and calibrated on the
+// last one, which it has not seen and which lies before every test row.
+//
 // # What is published
 //
 // The champion's bundle of each report fold becomes a version, oldest first, so that every figure of

@@ -81,6 +81,9 @@ type Candidate struct {
 	Params string
 	// Inputs restricts the model's columns; empty means Params.Inputs.
 	Inputs []string
+	// Calibrate is the method of package calibration that is fitted on the last fifth of the training
+	// window, on which the model itself is then not trained; empty for none.
+	Calibrate string
 	// Of makes this an ensemble: the plain average of the best of these groups.
 	Of []string
 }

@@ -61,7 +61,7 @@ func New(u *spec.UseCase, o Options) (Params, error) {
 		if err != nil {
 			return Params{}, fmt.Errorf("training.candidates: %s: %w", c.Name, err)
 		}
-		p.Candidates = append(p.Candidates, Candidate{Name: c.Name, Group: c.Group, Kind: c.Kind, Params: string(params), Of: c.Of, Inputs: c.Features})
+		p.Candidates = append(p.Candidates, Candidate{Name: c.Name, Group: c.Group, Kind: c.Kind, Params: string(params), Of: c.Of, Inputs: c.Features, Calibrate: c.Calibrate})
 	}
 	p.Features.Keep = p.columns()
 	return p, p.Validate()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/millrace-ml/millrace/models"
+	"github.com/millrace-ml/millrace/models/calibration"
 	"github.com/millrace-ml/millrace/models/ensemble"
 	"github.com/millrace-ml/millrace/models/evaluate"
 )
@@ -42,8 +43,12 @@ func run(ctx context.Context, t Task) (Trial, error) {
 		return Trial{}, err
 	}
 	lo, hi := s.rowsIn(t.Bounds[0], t.Bounds[1])
-	rows, test := span32(lo, hi), s.testRows(t.Bounds, t.Label, t.Exclude)
-	features, err := s.features(t.Inputs, lo, hi)
+	cut := hi
+	if t.Candidate.Calibrate != "" {
+		cut, _ = s.rowsIn(t.Bounds[1]-(t.Bounds[1]-t.Bounds[0])/5, t.Bounds[1])
+	}
+	rows, held, test := span32(lo, cut), span32(cut, hi), s.testRows(t.Bounds, t.Label, t.Exclude)
+	features, err := s.features(t.Inputs, lo, cut)
 	if err != nil {
 		return Trial{}, err
 	}
@@ -55,6 +60,11 @@ func run(ctx context.Context, t Task) (Trial, error) {
 	if err != nil {
 		return Trial{}, err
 	}
+	if t.Candidate.Calibrate != "" {
+		if model, err = calibrate(ctx, t.Candidate.Calibrate, model, s.matrix(features, held), s.labels(t.Label, held)); err != nil {
+			return Trial{}, err
+		}
+	}
 	out := make([]float32, len(test))
 	if err := model.Score(ctx, s.matrix(features, test), len(test), out); err != nil {
 		return Trial{}, err
@@ -64,6 +74,19 @@ func run(ctx context.Context, t Task) (Trial, error) {
 		return Trial{}, err
 	}
 	return Trial{Task: t, Scores: out, Kind: model.Kind(), Files: files}, nil
+}
+
+// calibrate puts a calibration on a model, by rows that it was not trained on.
+func calibrate(ctx context.Context, method string, m models.Model, x, y []float32) (models.Model, error) {
+	scores := make([]float32, len(y))
+	if err := m.Score(ctx, x, len(y), scores); err != nil {
+		return nil, err
+	}
+	c, err := calibration.Fit(method, scores, y, nil)
+	if err != nil {
+		return nil, err
+	}
+	return calibration.Wrap(m, c)
 }
 
 func count(y []float32) (positives int) {

@@ -517,6 +517,12 @@ func (d *decoder) checkCandidates(u *UseCase, s *event.Schema) {
 		if len(c.Of) > 0 && len(c.Features) > 0 {
 			d.faultAt(path+".features", "means nothing for an ensemble, whose inputs are its members'")
 		}
+		if c.Calibrate != "" && len(c.Of) > 0 {
+			d.faultAt(path+".calibrate", "means nothing for an ensemble, whose members are calibrated each for itself")
+		}
+		if c.Calibrate != "" && len(u.Models) > 0 && u.Models[0].Kind != "binary" && u.Models[0].Kind != "" {
+			d.faultAt(path+".calibrate", "means nothing for a model of kind %s, which gives no probability", u.Models[0].Kind)
+		}
 		if (c.Kind == "ensemble") != (len(c.Of) > 0) && !d.bad(path+".of") && !d.bad(path+".kind") && c.Kind != "" {
 			d.faultAt(path, "an ensemble, and nothing else, says of which members")
 		}

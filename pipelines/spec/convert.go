@@ -100,6 +100,8 @@ type Candidate struct {
 	Group string
 	// Features are the inputs, in order.
 	Features []string
+	// Calibrate is the method that turns scores into probabilities; empty for none.
+	Calibrate string
 }
 
 // Candidates lists every model to train, in the file's order; the last axis of a grid varies fastest.
@@ -110,7 +112,7 @@ func (u *UseCase) Candidates() []Candidate {
 	all := u.Features().Names()
 	var out []Candidate
 	for _, e := range u.Training.Candidates {
-		base := Candidate{Name: e.Name, Group: e.Name, Kind: e.Kind, Of: slices.Clone(e.Of), Features: slices.Clone(e.Features), Params: map[string]any{}}
+		base := Candidate{Name: e.Name, Group: e.Name, Kind: e.Kind, Calibrate: e.Calibrate, Of: slices.Clone(e.Of), Features: slices.Clone(e.Features), Params: map[string]any{}}
 		if len(base.Features) == 0 {
 			base.Features = slices.Clone(all)
 		}

@@ -407,6 +407,8 @@ func candidateObject(c *CandidateEntry) value {
 		}}, example: "{depth: [3, 6], rate: [0.1, 0.3]}", doc: "Hyper-parameters with the values to try, in all combinations."},
 		{name: "of", value: names(&c.Of), example: "[trees, forest]", doc: "The members of an ensemble, by name; of a grid the best."},
 		{name: "features", value: inputs, def: "all features", doc: "The inputs of this candidate."},
+		{name: "calibrate", value: enum(&c.Calibrate, "platt", "isotonic"), def: "scores as they are", example: "platt",
+			doc: "Turns scores into probabilities: `platt` by a sigmoid, which keeps the ranking and needs few rows, `isotonic` by a rising line, which wants a thousand rows or more. It is fitted on the last fifth of the training window, which the model itself then does not train on."},
 	}}
 }
 

@@ -63,6 +63,26 @@ func faults(t *testing.T, text string, sets ...string) Faults {
 	return f
 }
 
+func TestCalibrate(t *testing.T) {
+	u, err := Load("fraud", []string{"training.candidates[forest].calibrate=isotonic"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range u.Candidates() {
+		if (c.Calibrate == "isotonic") != (c.Name == "forest") {
+			t.Errorf("%s has calibration %q", c.Name, c.Calibrate)
+		}
+	}
+	for set, want := range map[string]string{
+		"training.candidates[blend].calibrate=platt": "means nothing for an ensemble",
+		"training.candidates[forest].calibrate=plat": "did you mean platt?",
+	} {
+		if _, err := Load("fraud", []string{set}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", set, err)
+		}
+	}
+}
+
 func TestFraud(t *testing.T) {
 	u, err := Load("fraud", nil)
 	if err != nil {

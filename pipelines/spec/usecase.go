@@ -195,6 +195,8 @@ type CandidateEntry struct {
 	Of []string
 	// Features are the inputs; empty for all features.
 	Features []string
+	// Calibrate is platt or isotonic; empty leaves scores as they are.
+	Calibrate string
 }
 
 // Param is a hyper-parameter with its value: an int, float64, bool, string or list of them.
