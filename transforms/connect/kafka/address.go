@@ -151,7 +151,7 @@ func (a address) describe(ctx context.Context) (kadm.TopicDetail, error) {
 	topic := topics[a.topic]
 	switch {
 	case errors.Is(topic.Err, kerr.UnknownTopicOrPartition), topic.Err == nil && len(topic.Partitions) == 0:
-		return topic, fmt.Errorf("topic %s: %w at %s: make the topic, or mend the address", a.topic, kerr.UnknownTopicOrPartition, strings.Join(a.brokers, ","))
+		return topic, fmt.Errorf("topic %s is not at %s: make the topic, or mend the address: %w", a.topic, strings.Join(a.brokers, ","), kerr.UnknownTopicOrPartition)
 	case topic.Err != nil:
 		return topic, fmt.Errorf("asking for topic %s: %w", a.topic, topic.Err)
 	}

@@ -35,7 +35,7 @@ func TestBroker(t *testing.T) {
 		{"Expired", testExpired}, {"ExpiredWhileRead", testExpiredWhileRead}, {"Growth", testGrowth}, {"Deleted", testDeleted},
 		{"Absent", testAbsent}, {"SASL", testSASL}, {"Group", testGroup}, {"Transaction", testTransaction},
 		{"Send", testSend}, {"Rejected", testRejected}, {"FlushEnds", testFlushEnds},
-		{"Killed", testKilled},
+		{"Pipeline", testPipeline}, {"Killed", testKilled},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.run(t, bench{b, "kafka://" + b.Addr + "/" + c.name, c.name})
