@@ -41,11 +41,12 @@ const (
 	stateFormat         = 1 // of the deltas and copies
 )
 
-// chunk is a record of a log: bytes, with a coder that writes them in one piece.
-type chunk []byte
+// chunk is a record of a log, with a coder that writes it in one piece. It is a struct since Beam takes a
+// type of slices for a list, whatever coder is registered, and asks the runner for every byte.
+type chunk struct{ record []byte }
 
-func encodeChunk(c chunk) []byte          { return c }
-func decodeChunk(b []byte) (chunk, error) { return chunk(b), nil }
+func encodeChunk(c chunk) []byte          { return c.record }
+func decodeChunk(b []byte) (chunk, error) { return chunk{b}, nil }
 
 // kept is for how long, in microseconds, a stream keeps rows for later ones. One microsecond more than
 // the lateness: a row as late as may be still finds its copy.
@@ -220,7 +221,7 @@ type cells struct {
 
 func (c cells) Head() (int64, bool, error)    { return c.head.Read(c.p) }
 func (c cells) SetHead(v int64) error         { return c.head.Write(c.p, v) }
-func (c cells) Add(log int, rec []byte) error { return c.logs[log].Add(c.p, rec) }
+func (c cells) Add(log int, rec []byte) error { return c.logs[log].Add(c.p, chunk{rec}) }
 func (c cells) Clear(log int) error           { return c.logs[log].Clear(c.p) }
 
 func (c cells) Read(log int, each func([]byte) error) error {
@@ -229,7 +230,7 @@ func (c cells) Read(log int, each func([]byte) error) error {
 		return err
 	}
 	for _, r := range records {
-		if err := each(r); err != nil {
+		if err := each(r.record); err != nil {
 			return err
 		}
 	}
