@@ -41,8 +41,8 @@
 //
 // # Metrics
 //
-//   - kafka/expired: records that the broker deleted before they were read, with on_expired=oldest;
-//     offsets that were never given count too
+//   - kafka/expired: offsets that were passed over with on_expired=oldest, since the broker has deleted
+//     their records; 1 for a position that the partition never reached
 //
 // # Non-obvious
 //

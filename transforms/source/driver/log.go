@@ -42,7 +42,8 @@ type Follower interface {
 // Chunk is a run of records of a partition.
 type Chunk struct {
 	Partition string
-	// Records are to be decoded; Batch, where N > 0, is what needs no decoding. A chunk has one of them.
+	// Records are to be decoded; Batch, where N > 0, is what needs no decoding. A chunk has one of them,
+	// or neither: then it tells where its partition stands, such as where reading begins.
 	Records []Record
 	Batch   event.Batch
 	// Next is the position behind the last record.
