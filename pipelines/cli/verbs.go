@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -27,10 +28,11 @@ import (
 func runCommand(stderr io.Writer) *cobra.Command {
 	var c common
 	var o scoring.Options
+	var st streamFlags
 	cmd := &cobra.Command{
 		Use:     "run USECASE",
 		Short:   "Score events",
-		Example: "  millrace run fraud --source transactions.csv.gz --sink scores.jsonl",
+		Example: "  millrace run fraud --source transactions.csv.gz --sink scores.jsonl\n  millrace run fraud --source kafka://broker:9092/transactions --sink kafka://broker:9092/scores",
 		Args:    exactly(1, "a use case: a built-in name or a file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			u, err := c.load(args[0])
@@ -38,6 +40,9 @@ func runCommand(stderr io.Writer) *cobra.Command {
 				return err
 			}
 			if err := c.options(&o); err != nil {
+				return err
+			}
+			if o.Stream, err = st.options(&c, cmd, u); err != nil {
 				return err
 			}
 			p, err := scoring.New(cmd.Context(), u, o)
@@ -48,6 +53,7 @@ func runCommand(stderr io.Writer) *cobra.Command {
 		},
 	}
 	c.bind(cmd)
+	st.bind(cmd)
 	f := cmd.Flags()
 	f.StringVar(&c.sink, "sink", "", "where scores go: a path, a folder ending in / or a URL (default: the file's sinks)")
 	f.StringVar(&o.Registry, "registry", "", "registry of models: a folder or a URL (default: the file's)")
@@ -59,6 +65,7 @@ func runCommand(stderr io.Writer) *cobra.Command {
 
 func featuresCommand(stderr io.Writer) *cobra.Command {
 	var c common
+	var st streamFlags
 	cmd := &cobra.Command{
 		Use:     "features USECASE",
 		Short:   "Compute features alone: a backfill, a training set",
@@ -76,6 +83,9 @@ func featuresCommand(stderr io.Writer) *cobra.Command {
 			if o.Sink == "" {
 				o.Sink = "./millrace/features.jsonl"
 			}
+			if o.Stream, err = st.options(&c, cmd, u); err != nil {
+				return err
+			}
 			p, err := scoring.Features(u, o)
 			if err != nil {
 				return err
@@ -84,6 +94,7 @@ func featuresCommand(stderr io.Writer) *cobra.Command {
 		},
 	}
 	c.bind(cmd)
+	st.bind(cmd)
 	cmd.Flags().StringVar(&c.sink, "sink", "", "where features go; the ending .jsonl, .csv or .parquet gives the format (default ./millrace/features.jsonl)")
 	return cmd
 }
@@ -124,11 +135,25 @@ func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u 
 	defer pr.watch(versions(p))()
 	pr.say("%s: reading %s", u.Name, strings.Join(redacted(p.Source.URLs), ", "))
 	for _, m := range p.Predict.Models {
+		if m.Alias != "" {
+			pr.say("scoring with what %s@%s names, looking every %s", m.Name, m.Alias, m.Poll)
+			continue
+		}
 		pr.say("scoring with %s@%d", m.Name, m.Version)
 	}
 	pipeline, scope := beam.NewPipelineWithRoot()
 	scoring.Build(scope, p)
+	stream := p.Source.Stream != nil
+	if stream {
+		debug.SetMemoryLimit(math.MaxInt64) // state is as large as the entities that live
+		var done func()
+		ctx, done = draining(ctx, pr, p.Run)
+		defer done()
+	}
 	res, err := runner.Run(ctx, c.runner, pipeline)
+	if err != nil && stream { // what is staged belongs to whoever goes on
+		return err
+	}
 	if err != nil {
 		return errors.Join(err, p.Sweep(context.WithoutCancel(ctx)))
 	}

@@ -17,6 +17,8 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners/prism"
 
 	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/predict"
+	"github.com/millrace-ml/millrace/transforms/source"
 )
 
 const (
@@ -36,6 +38,14 @@ func Check(name string) error {
 		return nil
 	}
 	return fmt.Errorf("%w %q: choose %s or %s", ErrUnknown, name, Prism, Direct)
+}
+
+// CheckStream reports whether the named runner can run a graph whose source has no end.
+func CheckStream(name string) error {
+	if name == Direct {
+		return fmt.Errorf("%s runs bounded graphs alone, and the source has no end: choose %s", Direct, Prism)
+	}
+	return Check(name)
 }
 
 // Local reports whether the named runner copies what it shuffles between workers that share this
@@ -63,6 +73,8 @@ func Run(ctx context.Context, name string, p *beam.Pipeline) (Result, error) {
 	} else {
 		res, err = runPrism(ctx, p)
 	}
+	source.CleanUp()
+	predict.CleanUp()
 	if cerr := feature.CleanUp(); err == nil && cerr != nil {
 		return Result{}, fmt.Errorf("clearing spilled events: %w", cerr)
 	}

@@ -31,6 +31,8 @@ type Options struct {
 	Model    string
 	// WithFeatures adds the features to each scored line.
 	WithFeatures bool
+	// Stream reads without an end; nil reads what there is.
+	Stream *Stream
 }
 
 // ErrOption reports an option that has no effect on this use case.
@@ -55,7 +57,7 @@ func Features(u *spec.UseCase, o Options) (Plan, error) {
 	for _, n := range p.Features.Names() {
 		outs = append(outs, format.Out{Name: n, Column: n, Number: true})
 	}
-	p.Sinks = []sink.Params{{URL: o.Sink, Outs: unique(outs)}}
+	p.Sinks = []sink.Params{{URL: o.Sink, Outs: unique(outs), Stream: p.Roll}}
 	return p, nil
 }
 
@@ -103,7 +105,7 @@ func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
 		return Plan{}, err
 	}
 	defer reg.Close()
-	p.Predict.UseCase = u.Name
+	p.Predict.UseCase, p.Predict.Run = u.Name, p.Run
 	used := o.Model == ""
 	for _, m := range u.Models {
 		ref := m.Name + "@" + m.Serve
@@ -114,6 +116,7 @@ func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
 		if err != nil {
 			return Plan{}, err
 		}
+		pinned := o.Stream == nil || ref == o.Model
 		pm := predict.Model{Name: m.Name, Registry: where, Version: v.Version, Digest: v.Digest, Fingerprint: p.Features.Fingerprint()}
 		manifest, err := reg.Manifest(ctx, v)
 		if err != nil {
@@ -121,6 +124,12 @@ func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
 		}
 		if err := manifest.CheckFingerprint(pm.Fingerprint); err != nil {
 			return Plan{}, fmt.Errorf("model %s: %w", v, err)
+		}
+		if !pinned { // a stream serves what the alias names at the time
+			pm.Version, pm.Digest, pm.Alias, pm.Poll, pm.Shadow = 0, "", m.Serve, u.Stream.Poll, m.Shadow
+			if m.Canary != nil {
+				pm.Canary = predict.Canary{Alias: m.Canary.Alias, Share: m.Canary.Share}
+			}
 		}
 		for _, d := range m.Decide {
 			pm.Decide = append(pm.Decide, predict.Decision{Name: d.Name, When: d.When})
@@ -134,15 +143,18 @@ func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
 		return Plan{}, fmt.Errorf("%w: --model %s: the use case has no model of that name", ErrOption, o.Model)
 	}
 	outs := u.Outputs(u.Models[0], o.WithFeatures)
+	if p.Predict.Models[0].Shadow != "" {
+		outs = append(outs, format.Out{Name: "shadow_model", Column: predict.ShadowModelColumn}, format.Out{Name: "shadow_score", Column: predict.ShadowScoreColumn})
+	}
 	if o.Sink != "" {
-		p.Sinks = []sink.Params{{URL: o.Sink, Outs: outs}}
+		p.Sinks = []sink.Params{{URL: o.Sink, Outs: outs, Stream: p.Roll}}
 	} else {
 		for _, s := range u.Sinks {
 			url, err := s.URL.Resolve()
 			if err != nil {
 				return Plan{}, fmt.Errorf("sinks.%s: %w", s.Name, err)
 			}
-			p.Sinks = append(p.Sinks, sink.Params{URL: url, Format: s.Format, When: s.When, Outs: outs})
+			p.Sinks = append(p.Sinks, sink.Params{URL: url, Format: s.Format, When: s.When, Outs: outs, Stream: p.Roll})
 		}
 	}
 	if len(p.Sinks) == 0 {
@@ -158,7 +170,8 @@ func (p Plan) keep(u *spec.UseCase, all bool) Plan {
 		all = all || s.When != ""
 		for _, o := range s.Outs {
 			switch o.Column {
-			case predict.ModelColumn, predict.ClassColumn, predict.ScoreColumn, predict.DecisionColumn:
+			case predict.ModelColumn, predict.ClassColumn, predict.ScoreColumn, predict.DecisionColumn,
+				predict.ShadowModelColumn, predict.ShadowClassColumn, predict.ShadowScoreColumn:
 			default:
 				p.Features.Keep = append(p.Features.Keep, o.Column)
 			}
@@ -213,6 +226,9 @@ func base(u *spec.UseCase, o Options) (Plan, error) {
 	if p.DeadLetters == "" {
 		p.DeadLetters = "./millrace/dead/"
 	}
+	if o.Stream != nil {
+		p = p.stream(u, *o.Stream)
+	}
 	return p, nil
 }
 
@@ -249,6 +265,6 @@ func Raw(u *spec.UseCase, o Options) (Plan, error) {
 	for _, f := range u.Event.Fields {
 		outs = append(outs, format.Out{Name: f.Name, Column: f.Name, Number: true})
 	}
-	p.Sinks = []sink.Params{{URL: o.Sink, Outs: outs}}
+	p.Sinks = []sink.Params{{URL: o.Sink, Outs: outs, Stream: p.Roll}}
 	return p, nil
 }

@@ -24,6 +24,9 @@ type Plan struct {
 	Sinks []sink.Params
 	// DeadLetters is the URL of what could not go on.
 	DeadLetters string
+	// Run and Roll are set where the source has no end: the run's name, and how files are cut.
+	Run  string
+	Roll *sink.Stream
 }
 
 // Build adds the scoring graph to s. It panics if the plan is not valid.
@@ -43,13 +46,17 @@ func Build(s beam.Scope, p Plan) {
 	for _, out := range p.Sinks {
 		lost = append(lost, sink.Write(s, rows, out))
 	}
-	deadletter.Write(s, deadletter.Params{URL: p.DeadLetters}, lost...)
+	deadletter.Write(s, p.letters(), lost...)
+}
+
+func (p Plan) letters() deadletter.Params {
+	return deadletter.Params{URL: p.DeadLetters, Stream: p.Roll}
 }
 
 // Check looks, before anything starts, for sources that are not there and targets that can't be
 // written.
 func (p Plan) Check(ctx context.Context) error {
-	errs := []error{source.Check(ctx, p.Source), deadletter.Check(ctx, deadletter.Params{URL: p.DeadLetters})}
+	errs := []error{source.Check(ctx, p.Source), deadletter.Check(ctx, p.letters())}
 	for _, s := range p.Sinks {
 		errs = append(errs, sink.Check(ctx, s))
 	}
@@ -59,6 +66,9 @@ func (p Plan) Check(ctx context.Context) error {
 // Size sets the number of shards by the size of the source and the memory. The result of a run does
 // not depend on it.
 func (p Plan) Size(ctx context.Context) (Plan, error) {
+	if p.Source.Stream != nil { // state keeps its number of shards
+		return p, nil
+	}
 	n, err := source.Estimate(ctx, p.Source)
 	if err != nil {
 		return p, fmt.Errorf("sizing the shuffles: %w", err)
@@ -71,7 +81,7 @@ func (p Plan) Size(ctx context.Context) (Plan, error) {
 
 // Sweep removes what a failed job has staged and not published.
 func (p Plan) Sweep(ctx context.Context) error {
-	errs := []error{deadletter.Sweep(ctx, deadletter.Params{URL: p.DeadLetters})}
+	errs := []error{deadletter.Sweep(ctx, p.letters())}
 	for _, s := range p.Sinks {
 		errs = append(errs, sink.Sweep(ctx, s))
 	}

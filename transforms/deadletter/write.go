@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/internal/staged"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 func init() {
@@ -111,6 +112,7 @@ func Write(s beam.Scope, p Params, letters ...beam.PCollection) {
 
 // stamped is the letter with the times of failure that it lacks.
 func stamped(l Letter) Letter {
+	telemetry.DeadLetters(string(l.Class), 1)
 	if l.LastFailure == "" {
 		l.LastFailure = staged.Now().UTC().Format("2006-01-02T15:04:05.000Z07:00")
 	}

@@ -1,6 +1,7 @@
 package predict
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/expr"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 // line is one model's way through a batch: its champion and canary score a row between them, its shadow
@@ -338,5 +340,22 @@ func (l *line) report(ctx context.Context) {
 		swapped.Inc(ctx, n.Swapped)
 		refused.Inc(ctx, n.Refused)
 		unreachable.Inc(ctx, n.Unreachable)
+	}
+}
+
+// tell counts the scores of a batch by the version that gave them.
+func (l *line) tell(good event.Batch, letters []deadletter.Letter) {
+	if at := good.Schema.Index(ModelColumn); good.N > 0 && at >= 0 {
+		versions := &good.Cols[at]
+		from := 0
+		for i := 1; i <= good.N; i++ {
+			if i == good.N || !bytes.Equal(versions.Raw(i), versions.Raw(from)) {
+				telemetry.Scored(string(versions.Raw(from)), i-from)
+				from = i
+			}
+		}
+	}
+	for _, letter := range letters {
+		telemetry.Unscored(letter.Model, 1)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 func init() {
@@ -183,6 +184,8 @@ func (f *scoreFn) ProcessElement(ctx context.Context, rows event.Batch, scored f
 		l.report(ctx)
 		scoredRows.Inc(ctx, int64(good.N))
 		unscoredRows.Inc(ctx, int64(len(letters)))
+		telemetry.BatchRows("predict", rows.N)
+		l.tell(good, letters)
 		for _, letter := range letters {
 			letter.UseCase = f.Params.UseCase
 			unscored(letter)

@@ -19,6 +19,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/internal/staged"
 	"github.com/millrace-ml/millrace/transforms/sink/driver"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 func init() {
@@ -207,6 +208,7 @@ func (f *publishFn) flush(ctx context.Context, unsent func(beam.EventTime, deadl
 		s.batch, s.err = nil, nil
 	}
 	written.Inc(ctx, taken)
+	telemetry.Written(connect.Redact(f.Params.URL), int(taken))
 	refused.Inc(ctx, int64(f.sent)-taken)
 	f.rows += int64(f.sent)
 	f.sent, f.bytes = 0, 0

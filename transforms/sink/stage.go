@@ -14,11 +14,13 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/mtime"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
+	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/expr"
 	"github.com/millrace-ml/millrace/transforms/format"
 	"github.com/millrace-ml/millrace/transforms/internal/staged"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 func init() {
@@ -169,6 +171,7 @@ func (f *stageFn) writeFirst(ctx context.Context) error {
 	}
 	buffers.Put(e.bytes)
 	written.Inc(ctx, e.rows)
+	telemetry.Written(connect.Redact(f.Params.URL), int(e.rows))
 	return nil
 }
 

@@ -26,15 +26,17 @@ func init() {
 var lateEvents = beam.NewCounter("source", "late")
 
 const (
-	// A call ends with so many rows or bytes, however long it might linger; with twice as many rows
-	// under way as that, the next call takes what the credit leaves.
+	// A call ends with so many rows or bytes, however long it might linger.
 	callRows  = 4096
 	callBytes = 1 << 20
+	// firstWait is for how long a call waits for the first record, and for credit.
+	firstWait = 100 * time.Millisecond
 	// maxCall bounds the bytes of a poll where reading has to catch up.
 	maxCall = 8 << 20
 )
 
-// followFn reads logs. Each call reads for a moment, claims, emits, and hands the rest back.
+// followFn reads logs. Each call reads for a moment, claims, emits, and hands the rest back. It never waits
+// once it has emitted: Prism asks a bundle that has given data for its progress without a pause.
 type followFn struct {
 	Decode decode.Params
 	Stream Stream
@@ -111,51 +113,50 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 	if err != nil {
 		return sdf.StopProcessing(), err
 	}
-	begin := clock()
-	for rows, bytes := 0, 0; rows < callRows && bytes < callBytes; {
-		left := f.Stream.Linger - clock().Sub(begin)
-		if left <= 0 && (rows > 0 || r.quiet(begin)) {
+	if f.Stream.Credit > 0 && !inflight.Wait(ctx, f.Stream.Run, f.Stream.Credit, firstWait) {
+		r.put()
+		return sdf.ResumeProcessingIn(0), ctx.Err()
+	}
+	next := p.clone()
+	var got taken
+	end, first := clock().Add(firstWait), true
+	for len(got.batches)+len(got.letters) == 0 || got.rows < callRows && got.bytes < callBytes {
+		left := end.Sub(clock())
+		if left <= 0 || next.Done {
 			break
 		}
-		if f.Stream.Credit > 0 {
-			if err := inflight.Wait(ctx, f.Stream.Run, f.Stream.Credit); err != nil {
-				r.close()
-				return sdf.StopProcessing(), err
-			}
-		}
-		next := p.clone()
-		got, err := r.poll(ctx, f, &next, max(left, time.Millisecond), maxCall)
-		if err != nil {
+		if err := r.poll(ctx, f, &next, left, maxCall, &got); err != nil {
 			r.close()
 			return sdf.StopProcessing(), err
 		}
-		if !rt.TryClaim(next) { // the runner took the rest away: what was read is for somebody else
-			r.close()
-			return sdf.StopProcessing(), nil
+		if first && len(got.batches)+len(got.letters) > 0 {
+			end, first = clock().Add(f.Stream.Linger), false
 		}
-		p = next
-		for _, b := range got.batches {
-			emit(mtime.Normalize(mtime.FromMilliseconds(b.MinTime())), b)
-		}
-		for _, l := range got.letters {
-			reject(l)
-		}
-		r.report(p, got)
-		readEvents.Inc(ctx, int64(got.rows))
-		badEvents.Inc(ctx, int64(len(got.letters)-got.late))
-		lateEvents.Inc(ctx, int64(got.late))
-		blankLines.Inc(ctx, got.blank)
-		if f.Stream.Credit > 0 {
-			inflight.Add(f.Stream.Run, got.rows)
-		}
-		if p.Watermark != never {
-			we.UpdateWatermark(instant(p.Watermark))
-		}
-		rows, bytes = rows+got.rows+len(got.letters), bytes+got.bytes
-		if p.Done {
-			r.close()
-			return sdf.StopProcessing(), nil
-		}
+	}
+	if !rt.TryClaim(next) { // the runner took the rest away: what was read is for somebody else
+		r.close()
+		return sdf.StopProcessing(), nil
+	}
+	if f.Stream.Credit > 0 {
+		inflight.Add(f.Stream.Run, got.rows)
+	}
+	for _, b := range got.batches {
+		emit(mtime.Normalize(mtime.FromMilliseconds(b.MinTime())), b)
+	}
+	for _, l := range got.letters {
+		reject(l)
+	}
+	r.report(next, got)
+	readEvents.Inc(ctx, int64(got.rows))
+	badEvents.Inc(ctx, int64(len(got.letters)-got.late))
+	lateEvents.Inc(ctx, int64(got.late))
+	blankLines.Inc(ctx, got.blank)
+	if next.Watermark != never {
+		we.UpdateWatermark(instant(next.Watermark))
+	}
+	if next.Done {
+		r.close()
+		return sdf.StopProcessing(), nil
 	}
 	r.put()
 	return sdf.ResumeProcessingIn(0), nil
@@ -172,11 +173,10 @@ type taken struct {
 }
 
 // poll reads what there is, moves p on, and sets the late rows apart.
-func (r *reading) poll(ctx context.Context, f *followFn, p *progress, wait time.Duration, limit int) (taken, error) {
-	var got taken
+func (r *reading) poll(ctx context.Context, f *followFn, p *progress, wait time.Duration, limit int, got *taken) error {
 	now := clock()
 	if err := r.refresh(ctx, f.Stream, p, now); err != nil {
-		return got, err
+		return err
 	}
 	r.align(f.Stream, p)
 	for a, follower := range r.followers {
@@ -185,16 +185,16 @@ func (r *reading) poll(ctx context.Context, f *followFn, p *progress, wait time.
 		}
 		chunks, err := follower.Poll(ctx, wait/time.Duration(len(r.followers)), limit)
 		if err != nil {
-			return got, r.fault(a, err)
+			return r.fault(a, err)
 		}
 		for i := range chunks {
-			if err := r.chunk(f, p, a, &chunks[i], now, &got); err != nil {
-				return got, err
+			if err := r.chunk(f, p, a, &chunks[i], now, got); err != nil {
+				return err
 			}
 		}
 	}
 	r.advance(f.Stream, p, now)
-	return got, nil
+	return nil
 }
 
 // chunk takes a chunk in.

@@ -179,9 +179,6 @@ func share(name string, g group) bool {
 	return int(h.Sum32()%uint32(g.Groups)) == g.Group
 }
 
-// quiet tells that nothing has come since a time.
-func (r *reading) quiet(since time.Time) bool { return r.last.Before(since) }
-
 // lags is what each follower knows.
 func (r *reading) lags() []map[string]int64 {
 	lags := make([]map[string]int64, len(r.followers))

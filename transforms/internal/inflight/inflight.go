@@ -3,6 +3,7 @@ package inflight
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/metrics"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/util/hooks"
@@ -85,19 +86,23 @@ func Rows(run string) int {
 	return counts[run]
 }
 
-// Wait returns when fewer than limit rows of the run are under way, or with ctx's error.
-func Wait(ctx context.Context, run string, limit int) error {
+// Wait tells whether fewer than limit rows of the run are under way, and waits for that up to a time.
+func Wait(ctx context.Context, run string, limit int, most time.Duration) bool {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
 	for {
 		mu.Lock()
 		free, next := counts[run] < limit, changed
 		mu.Unlock()
 		if free {
-			return nil
+			return true
 		}
 		select {
 		case <-next:
+		case <-timer.C:
+			return false
 		case <-ctx.Done():
-			return ctx.Err()
+			return false
 		}
 	}
 }

@@ -1,0 +1,67 @@
+package scoring
+
+import (
+	"cmp"
+	"crypto/rand"
+	"time"
+
+	"github.com/millrace-ml/millrace/pipelines/spec"
+	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/sink"
+	"github.com/millrace-ml/millrace/transforms/source"
+)
+
+// Stream are the options of a run without an end. The zero value of a field takes the use case's.
+type Stream struct {
+	// Order is arrival or event_time.
+	Order string
+	// Lateness is how far events may come behind the newest of their partition.
+	Lateness *time.Duration
+	// Until ends the run at a time of the wall clock, IdleTimeout after so long without an event.
+	Until       time.Time
+	IdleTimeout time.Duration
+	// InProcess says that source and sink are in this process and nothing but a credit of rows under
+	// way holds the source back.
+	InProcess bool
+	// Cores is how many the workers have.
+	Cores int
+}
+
+// credit is the rows that may be under way in a process: a second's worth at the speed of two cores,
+// some tens of MB.
+const credit = 100_000
+
+// linger is for how long a reader gathers rows: STREAMING's budget of 600 calls of stateful stages a
+// second and core would allow less on large machines; more than 100 ms nobody wants to wait.
+func linger(shards, stages, cores int) time.Duration {
+	d := time.Duration(shards*stages) * time.Second / time.Duration(600*cores)
+	return min(max(d, 5*time.Millisecond), 100*time.Millisecond)
+}
+
+// stream makes a plan one without an end.
+func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
+	run := u.Name + "-" + rand.Text()[:8]
+	lateness := u.Stream.Lateness
+	if o.Lateness != nil {
+		lateness = *o.Lateness
+	}
+	p.Run = run
+	p.Features.Shards = cmp.Or(p.Features.Shards, 8)
+	p.Features.Local = false
+	p.Features.Stream = &feature.Stream{Order: cmp.Or(o.Order, u.Stream.Order), Lateness: lateness, Run: run}
+	stages := 0
+	for _, f := range p.Features.Features {
+		if f.Entity != "" {
+			stages++
+		}
+	}
+	p.Source.Stream = &source.Stream{
+		Run: run, Lateness: lateness, Idle: u.Stream.Idle, Until: o.Until, IdleTimeout: o.IdleTimeout,
+		Linger: linger(p.Features.Shards, stages, max(1, o.Cores)),
+	}
+	if o.InProcess && stages > 0 {
+		p.Source.Stream.Credit = credit
+	}
+	p.Roll = &sink.Stream{Roll: u.Stream.Roll}
+	return p
+}
