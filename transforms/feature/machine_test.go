@@ -83,12 +83,16 @@ func leaving(p Params) Params {
 }
 
 // drawArrival is records in an order in which none comes later than late, some of them twice.
-func drawArrival(t *rapid.T, late time.Duration) (rs []record, copies int) {
+// Entities come and go, or there is only one, of which rows are dropped.
+func drawArrival(t *rapid.T, late time.Duration, one bool) (rs []record, copies int) {
 	rs = drawRecords(t, rapid.IntRange(1, 40).Draw(t, "rows"))
 	at := map[int64]int64{}
 	for i := range rs {
-		if rs[i].entity != nil { // entities come and go
+		if rs[i].entity != nil {
 			e := *rs[i].entity + int64(i/8)
+			if one {
+				e = 7
+			}
 			rs[i].entity = &e
 		}
 		at[rs[i].id] = rs[i].t + rapid.Int64Range(0, late.Microseconds()).Draw(t, "late")
@@ -132,7 +136,7 @@ func TestMachineArrival(t *testing.T) {
 		late := rapid.SampledFrom(lates).Draw(t, "lateness")
 		which := rapid.IntRange(0, 2).Draw(t, "params")
 		p, c := sorts[late][which], compiledOf[late][which]
-		rs, copies := drawArrival(t, late)
+		rs, copies := drawArrival(t, late, which == 1)
 		steady, l := newMachine(p, c.stages[0], 0), newLossy(t, p, c, 0)
 		defer func() { l.store.Close() }()
 		var out []event.Batch
@@ -218,18 +222,19 @@ func TestMachineEventTime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		which := rapid.IntRange(0, 2).Draw(t, "params")
 		p, c := ps[which], cs[which]
-		rs, copies := drawArrival(t, late)
+		rs, copies := drawArrival(t, late, which == 1)
 		l := newLossy(t, p, c, 0)
 		defer func() { l.store.Close() }()
-		width := p.Stream.bucket()
+		maxBuckets = rapid.SampledFrom([]int{1, 3, 48}).Draw(t, "buckets")
+		defer func() { maxBuckets = 48 }()
 		got, refused := map[string]string{}, 0
-		var armed []int64
+		var armed []bucket
 		fire := func(watermark int64) {
-			slices.Sort(armed)
-			for len(armed) > 0 && (armed[0]+1)*width <= watermark {
+			slices.SortFunc(armed, func(a, b bucket) int { return cmp.Compare(a.end(), b.end()) })
+			for len(armed) > 0 && armed[0].end() <= watermark {
 				var done []applied
 				l.do(t, func(m *machine) (deltas [][]byte, err error) {
-					done, deltas, err = m.pass((armed[0]+1)*width, true)
+					done, deltas, err = m.pass(armed[0].end(), true)
 					return deltas, err
 				})
 				for _, a := range done {
@@ -279,4 +284,71 @@ func TestMachineEventTime(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestMachineConflict: of two events of one id the first goes on in arrival, the least in event time,
+// and that they differ is counted.
+func TestMachineConflict(t *testing.T) {
+	e, x, y := int64(1), 0.5, 1.5
+	rs := []record{{t: 1, id: 1, entity: &e, x: &y}, {t: 1, id: 1, entity: &e, x: &x}, {t: 1, id: 1, entity: &e, x: &y}, {t: 1, id: 2, entity: &e, x: &x}}
+	for order, want := range map[string]int{Arrival: 1, EventTime: 2} {
+		ps, cs := streams(t, order, time.Second)
+		m, b := newMachine(ps[0], cs[0].stages[0], 0), toBatch(t, ps[0], rs)
+		var done []applied
+		if order == Arrival {
+			a, _, err := m.arrive(b, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			done = []applied{a}
+		} else {
+			m.add(b, 1)
+			var err error
+			if done, _, err = m.pass(1000, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rows, refused, conflicts := 0, 0, 0
+		for _, a := range done {
+			rows, refused, conflicts = rows+a.out.N, refused+len(a.duplicates), conflicts+a.conflicts
+		}
+		if rows != 2 || refused != 2 || conflicts != want {
+			t.Errorf("%s: %d rows, %d duplicates, %d conflicts; want 2, 2, %d", order, rows, refused, conflicts, want)
+		}
+	}
+}
+
+func TestStageFingerprint(t *testing.T) {
+	of := func(change func(*Params)) [2]string {
+		p := twoEntities()
+		p.Shards, p.Stream = 8, &Stream{Order: Arrival, Lateness: time.Minute, Run: "r"}
+		change(&p)
+		c, err := compile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return [2]string{c.stages[0].label(p), c.stages[1].label(p)}
+	}
+	is := of(func(*Params) {})
+	if same := of(func(p *Params) { p.Stream.Lateness, p.Stream.Run, p.Keep = time.Hour, "s", []string{"word"} }); same != is {
+		t.Errorf("%v, and %v for the same state", is, same)
+	}
+	for name, c := range map[string]struct {
+		change func(*Params)
+		both   bool
+	}{
+		"shards":            {func(p *Params) { p.Shards = 4 }, true},
+		"order":             {func(p *Params) { p.Stream.Order = EventTime }, true},
+		"a derived feature": {func(p *Params) { p.Features[0].Expr = "cents * 3.0" }, true},
+		"the second's windows": {func(p *Params) {
+			p.Features[3].Windows = p.Features[3].Windows[:1]
+			p.Features[4].Expr = "risk_10s > 0.7"
+		}, false},
+		"the second's argument": {func(p *Params) { p.Features[2].Expr = "x * mean_10s" }, false},
+	} {
+		other := of(c.change)
+		if other[1] == is[1] || (other[0] != is[0]) != c.both {
+			t.Errorf("another %s: %v, was %v", name, other, is)
+		}
+	}
 }

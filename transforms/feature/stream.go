@@ -296,7 +296,7 @@ func (f *waitFn) Teardown() {
 }
 
 func (f *waitFn) ProcessElement(ctx context.Context, sp state.Provider, tp timers.Provider, key string, b event.Batch, _ func(beam.EventTime, event.Batch), _ func(deadletter.Letter)) error {
-	var buckets []int64
+	var buckets []bucket
 	err := f.s.do(key, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(m *machine) ([][]byte, error) {
 		delta := event.Append([]byte{pendingMark}, b)
 		var behind int
@@ -311,19 +311,21 @@ func (f *waitFn) ProcessElement(ctx context.Context, sp state.Provider, tp timer
 	if f.Stage == 0 {
 		inflight.Land(ctx, f.Params.Stream.Run, b.N)
 	}
-	width := f.Params.Stream.bucket()
-	for _, k := range buckets {
-		f.Passed.Set(tp, mtime.Time((k+1)*width).ToTime(), timers.WithTag(strconv.FormatInt(k, 10)),
-			timers.WithOutputTimestamp(mtime.Time(k*width).ToTime()))
+	for _, b := range buckets {
+		f.Passed.Set(tp, mtime.Time(b.end()).ToTime(), timers.WithTag(b.tag()), timers.WithOutputTimestamp(mtime.Time(b.start()).ToTime()))
 	}
 	return nil
 }
 
-// OnTimer drains the rows before the end of a bucket; the timer's own time is the bucket's beginning.
-func (f *waitFn) OnTimer(ctx context.Context, at beam.EventTime, sp state.Provider, _ timers.Provider, key string, _ timers.Context, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
-	fire := at.Milliseconds() + f.Params.Stream.bucket()
+// OnTimer drains the rows before the end of a bucket, which the timer's tag names.
+func (f *waitFn) OnTimer(ctx context.Context, _ beam.EventTime, sp state.Provider, _ timers.Provider, key string, timer timers.Context, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
+	b, err := parseTag(timer.Tag)
+	if err != nil {
+		return err
+	}
+	fire := b.end()
 	var done []applied
-	err := f.s.do(key, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(m *machine) (deltas [][]byte, err error) {
+	err = f.s.do(key, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(m *machine) (deltas [][]byte, err error) {
 		done, deltas, err = m.pass(fire, f.Stage == 0)
 		return deltas, err
 	})
