@@ -15,6 +15,29 @@
 // shards, and with the same bits. Of events with the same id, time and entity one goes on and the others
 // come out as dead letters of class duplicate.
 //
+// # Streams
+//
+// With [Params.Stream] there is no end: rows and their windows live in shards whose contents are logs in
+// the runner's state (package shardstate). Of each stage a router sends a bundle's rows to shards, and
+// a DoFn keeps them; its name carries the stage's fingerprint, so that a savepoint of other features is
+// not taken for its own.
+//
+// In the order [Arrival] a batch is scored at once. No order is promised: an event sees what its shard
+// had finished before it. Rows stay for the lateness beyond their windows, so that a late one has its
+// own windows and a copy is known: the first one goes on. In the order [EventTime] rows wait until the
+// watermark has passed them, and their features are those of a bounded run. Of copies the same one goes
+// on as there.
+//
+// Rows without an entity in the first stage are known by id and time. An entity that no window reaches
+// any more is forgotten; last-n windows and all keep theirs for ever.
+//
+// # Metrics
+//
+// Beam counters in the namespace features: duplicate; duplicate_conflict, those of them that are no
+// copies (in arrival: in what the first entity's aggregates use; rows without an entity aren't
+// compared); frontier_violation, rows that came to a stage behind the watermark that it had seen: a
+// fault of the source or the runner.
+//
 // # Errors
 //
 // [ErrParams] wraps every fault of Params. Compute panics on them, TryCompute returns them. At run
@@ -27,4 +50,8 @@
 //
 // Shards are chosen by a hash of entity value and entity name: with the value alone equal keys of two
 // entities meet in the same shards, which hides uneven loads.
+//
+// A stream's bucket of time has one timer, set with its first row and never again: Prism panics on a
+// timer that is set again with another hold, and on Flink one that is set as it fires falls behind. The
+// log says nothing of timers; the buckets of the rows that wait have one each.
 package feature

@@ -8,6 +8,21 @@
 // older than the newest takes its place, and its features are as of its own time, over what has
 // arrived. Rows behind every window are dropped; [Config.Lateness] keeps them for late rows.
 //
+// # Logs
+//
+// A delta holds the rows that a call took in, a copy all rows of some entities: both are blocks of rows
+// in columns ([Shard.AppendDelta], [Shard.Copy]), some 6 to 10 bytes for a row of integers. Totals are not
+// written, but for those of dropped rows where a window reaches back to the beginning. Rows have one
+// place, by time and id, so the order in which a block has them doesn't matter, and a row that is there
+// already is left out: a copy may meet rows that a delta has brought.
+//
+// [Shard.Sweep] lets entities go that no window of an admissible row reaches any more. Which ones go
+// stands in the delta.
+//
+// # Errors
+//
+// [ErrCorrupt] for bytes that are no block of the plan.
+//
 // # Non-obvious
 //
 // Rows carry running totals (96-bit sums, 32-bit counts), so that a window's count and sum are
@@ -18,6 +33,9 @@
 // Row 0 of an entity is not in any window: it is the row that was dropped last, and holds the totals
 // that later rows build upon.
 //
-// Edges only move forward with the newest row, so that they are found by walking; they are not part of a
-// snapshot, since walking from row 0 finds them again.
+// Edges only move forward with the newest row, so that they are found by walking; they are in no block,
+// since walking from row 0 finds them again.
+//
+// While a shard is frozen nothing leaves it and no slot is reused: a cursor counts slots, and the rows
+// of an entity too large for one copy.
 package window

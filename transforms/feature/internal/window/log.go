@@ -385,7 +385,7 @@ func (s *Shard) appendBase(dst []byte, e *entity) []byte {
 	return dst
 }
 
-// base reads row 0 of entity i of c, which no row of it may come before.
+// base reads row 0 of entity i of c, of which there are no rows yet.
 func (s *Shard) base(r *reader, c *event.Column, i int) {
 	dropped := r.uvarint()
 	var row [2]uint64
@@ -404,9 +404,6 @@ func (s *Shard) base(r *reader, c *event.Column, i int) {
 		return
 	}
 	e := &s.entities[s.lookup(c, i, true)]
-	if len(e.rows) > s.p.stride || e.dropped > 0 {
-		return
-	}
 	e.dropped = int64(dropped)
 	copy(e.rows, row[:])
 	for k, op := range s.p.cfg.Operands {

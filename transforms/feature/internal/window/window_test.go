@@ -143,3 +143,150 @@ func TestTotals(t *testing.T) {
 		}
 	})
 }
+
+// TestLog: a shard made of deltas, and one made of a copy that was begun somewhere and of the deltas
+// since, know what the first one knows: further rows get the same features from all three.
+func TestLog(t *testing.T) {
+	gone := Config{Operands: config(0).Operands, Lateness: 25}
+	for _, o := range config(0).Outputs {
+		if o.Reach.Last == 0 && !o.Reach.All {
+			gone.Outputs = append(gone.Outputs, o)
+		}
+	}
+	all := []*Plan{NewPlan(config(25)), NewPlan(gone)}
+	dropped, expired, inParts := false, false, false
+	rapid.Check(t, func(t *rapid.T) {
+		p := rapid.SampledFrom(all).Draw(t, "plan")
+		live, whole, replayed := NewShard(p), NewShard(p), NewShard(p)
+		var copied *Shard
+		slot, row, done := int64(0), int64(0), false
+		newest, next := int64(0), 0
+		rename := func(in *Input, texts bool) {
+			ints := in.Entity.Ints
+			if p == all[1] { // entities come and go
+				for i := range ints {
+					ints[i] += newest / 40
+				}
+			}
+			if texts {
+				in.Entity = &event.Column{}
+				for _, n := range ints {
+					in.Entity.AppendRaw([]byte(fmt.Sprint(n, []string{"", "x"}[n%2])))
+				}
+			}
+		}
+		same := func(which string, got, want []event.Column, n int) {
+			for k := range want {
+				for i := range n {
+					if got[k].Null(i) != want[k].Null(i) || math.Float64bits(got[k].Floats[i]) != math.Float64bits(want[k].Floats[i]) {
+						t.Fatalf("%s, output %d of row %d: %v, want %v", which, k, i, got[k].Floats[i], want[k].Floats[i])
+					}
+				}
+			}
+		}
+		for range rapid.IntRange(1, 40).Draw(t, "calls") {
+			var times []int64
+			for range rapid.IntRange(1, 20).Draw(t, "rows") {
+				newest += rapid.Int64Range(0, 9).Draw(t, "gap")
+				times = append(times, max(0, newest-rapid.Int64Range(0, 24).Draw(t, "late")))
+			}
+			in := input(times, next)
+			rename(in, rapid.Bool().Draw(t, "texts"))
+			next += len(times)
+			out, twice := live.Apply(in)
+			want, _ := whole.Apply(in)
+			same("a shard that was swept", out, want, in.N)
+			gone := live.Sweep(rapid.IntRange(0, 20).Draw(t, "sweep"))
+			expired = expired || len(gone) > 0
+			delta := live.AppendDelta(nil, in, twice, gone)
+			if err := replayed.Replay(delta, true); err != nil {
+				t.Fatal(err)
+			}
+			if copied == nil && rapid.IntRange(0, 9).Draw(t, "copy") == 0 {
+				copied = NewShard(p)
+				live.Freeze(true)
+			}
+			if copied == nil {
+				continue
+			}
+			if err := copied.Replay(delta, done); err != nil {
+				t.Fatal(err)
+			}
+			if !done {
+				var b []byte
+				b, slot, row, done = live.Copy(nil, slot, row, rapid.SampledFrom([]int{1, 100, 1000}).Draw(t, "budget"))
+				inParts = inParts || row > 0
+				if err := copied.Load(b); err != nil {
+					t.Fatal(err)
+				}
+				if done {
+					live.Freeze(false)
+				}
+			}
+		}
+		texted, rows := 0, 0
+		for _, e := range live.entities {
+			dropped = dropped || e.dropped > 0
+			n := len(e.rows) / p.stride
+			rows, texted = rows+max(0, n-1), texted+e.textBytes(n)
+		}
+		if live.texted != texted || live.rows != rows || replayed.Entities() != live.Entities() {
+			t.Fatalf("%d entities, %d after a replay; %d rows, counted as %d; %d bytes of text, counted as %d", live.Entities(), replayed.Entities(), rows, live.rows, texted, live.texted)
+		}
+		for _, texts := range []bool{false, true} {
+			in := input([]int64{newest - 23, newest - 3, newest, newest, newest + 1}, next)
+			next += in.N
+			rename(in, texts)
+			want, _ := live.Apply(in)
+			got, _ := replayed.Apply(in)
+			same("a shard made of deltas", got, want, in.N)
+			if done {
+				got, _ := copied.Apply(in)
+				same("a shard made of a copy", got, want, in.N)
+			}
+		}
+	})
+	if !dropped || !expired || !inParts {
+		t.Errorf("rows dropped: %v, entities expired: %v, copied in parts: %v", dropped, expired, inParts)
+	}
+}
+
+// TestConflict: a copy of a row is told from a row that only has its id and time.
+func TestConflict(t *testing.T) {
+	s := NewShard(NewPlan(config(0)))
+	first := input([]int64{5, 6}, 0)
+	s.Apply(first)
+	same, other := input([]int64{5, 6}, 0), input([]int64{5, 6}, 0)
+	other.Operands[1].Floats[0]++
+	other.Operands[2].Col = &event.Column{}
+	other.Operands[2].Col.AppendRaw([]byte("1"))
+	other.Operands[2].Col.AppendRaw([]byte("other"))
+	for i := range 2 {
+		if s.Conflict(same, i) || !s.Conflict(other, i) {
+			t.Errorf("row %d: copy %v, other contents %v", i, s.Conflict(same, i), s.Conflict(other, i))
+		}
+	}
+}
+
+// TestNewestDropped: where totals are all that counts, even the newest row is dropped, and is still
+// told from its copy after a restart.
+func TestNewestDropped(t *testing.T) {
+	p := NewPlan(Config{Operands: config(0).Operands, Outputs: []Output{{Func: aggregate.Count, Operand: -1, Reach: Reach{All: true}}}})
+	s, restored := NewShard(p), NewShard(p)
+	first, again, other := input([]int64{5, 6, 7}, 1), input([]int64{7}, 3), input([]int64{7}, 5)
+	for _, in := range []*Input{first, again, other} {
+		in.Entity = &event.Column{Ints: make([]int64, in.N)}
+	}
+	s.Apply(first)
+	b, _, _, done := s.Copy(nil, 0, 0, 1)
+	if err := restored.Load(b); err != nil || !done || s.entities[0].dropped != 3 {
+		t.Fatal(err, done, s.entities[0].dropped)
+	}
+	for _, s := range []*Shard{s, restored} {
+		_, duplicates := s.Apply(again)
+		out, none := s.Apply(other)
+		if len(duplicates) != 1 || len(none) > 0 || out[0].Floats[0] != 4 {
+			t.Errorf("duplicates %v and %v, count %v", duplicates, none, out[0].Floats[0])
+		}
+	}
+}
