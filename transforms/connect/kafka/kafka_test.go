@@ -573,7 +573,7 @@ func testSend(t *testing.T, b bench) {
 		if err := s.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-	}); allocs > 1000 {
+	}); allocs > 3000 { // 1000 without the race detector, which empties pools
 		t.Errorf("%.0f allocations for 1000 records", allocs)
 	}
 }
