@@ -229,13 +229,9 @@ func (l *line) sift(rows event.Batch, v *verdicts) (event.Batch, []deadletter.Le
 }
 
 func (l *line) letter(rows event.Batch, i int, by *lane) deadletter.Letter {
-	letter := deadletter.Letter{
-		Stage: "predict", Class: deadletter.Score, Attempts: 1, Model: by.label, Fingerprint: l.model.Fingerprint,
-		Message: "the score is not a finite number: look at the event's features",
-	}
-	if rows.Schema.ID >= 0 {
-		letter.ID = string(rows.IDs().AppendID(nil, i))
-	}
+	letter := deadletter.FromRow(deadletter.Score, &rows, i)
+	letter.Stage, letter.Model, letter.Fingerprint = "predict", by.label, l.model.Fingerprint
+	letter.Message = "the score is not a finite number: look at the event's features"
 	return letter
 }
 

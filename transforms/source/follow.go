@@ -215,12 +215,10 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 		}
 		b, late := sift(b, p.Watermark)
 		for i := range late.N {
-			l := deadletter.Letter{
-				ID: string(late.IDs().AppendID(nil, i)), Stage: "source", Class: deadletter.Late, Attempts: 1,
-				Message:   fmt.Sprintf("it came after the watermark %s had passed its time; raise lateness if that is too early", instant(p.Watermark).UTC().Format(time.RFC3339Nano)),
-				EventTime: time.UnixMicro(late.Times()[i]).UTC().Format(time.RFC3339Nano),
-				Place:     deadletter.Place{Source: c.Partition}, UseCase: f.Decode.UseCase, Fingerprint: f.Decode.Fingerprint,
-			}
+			l := deadletter.FromRow(deadletter.Late, &late, i)
+			l.Stage, l.Place = "source", deadletter.Place{Source: c.Partition}
+			l.UseCase, l.Fingerprint = f.Decode.UseCase, f.Decode.Fingerprint
+			l.Message = fmt.Sprintf("it came after the watermark %s had passed its time; raise lateness if that is too early", instant(p.Watermark).UTC().Format(time.RFC3339Nano))
 			got.letters = append(got.letters, l)
 		}
 		got.late += late.N

@@ -48,6 +48,12 @@ func Endless(address string) bool {
 	return err == nil && !ends(d)
 }
 
+// ReadsToEnd reports whether an address is of files or other sources that have an end.
+func ReadsToEnd(address string) bool {
+	d, err := driverOf(address)
+	return err == nil && ends(d)
+}
+
 func driverOf(address string) (driver.Driver, error) {
 	scheme := connect.Scheme(address)
 	driversMu.Lock()
@@ -204,7 +210,11 @@ func header(ctx context.Context, d driver.Bytes, p driver.Partition) ([]byte, er
 		return nil, err
 	}
 	defer r.Close()
-	line, err := bufio.NewReader(io.LimitReader(r, maxHeader)).ReadBytes('\n')
+	plain, err := inflate(r)
+	if err != nil {
+		return nil, err
+	}
+	line, err := bufio.NewReader(io.LimitReader(plain, maxHeader)).ReadBytes('\n')
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
