@@ -19,7 +19,14 @@
 //
 // Then come the scorer alone, with and without AVX2, in CPU time a row, and with -python (an
 // interpreter that has numpy, scikit-learn and xgboost) training beside XGBoost and scikit-learn on the
-// week that -data's baseline table begins with. -only measures one part: job, scorer or training.
+// week that -data's baseline table begins with.
+//
+// Last comes the stream, on a real Kafka that is started for it: a topic of -events is drained by the
+// scoring graph on Prism, from the first score to the last, and then the time from before an event is
+// sent until its score is read, of -rate events a second for -seconds, the first fifth left out.
+// Broker, generator and graph share the machine; their CPU is told apart.
+//
+// -only measures one part: job, scorer, training or stream.
 //
 // # Output
 //

@@ -38,6 +38,8 @@ type options struct {
 	python, profile string
 	only            string
 	pairs, rows     int
+	events          int
+	rate, seconds   int
 
 	child, in, out, registry string
 }
@@ -50,8 +52,11 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 5, "turns")
 	flag.IntVar(&o.rows, "rows", 0, "rows of the simulated table (default all 1754155)")
 	flag.StringVar(&o.python, "python", "", "Python with numpy, scikit-learn and xgboost, to compare training")
-	flag.StringVar(&o.only, "only", "", "job, scorer or training (default all)")
+	flag.StringVar(&o.only, "only", "", "job, scorer, training or stream (default all)")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the graph on Prism here (slows that run)")
+	flag.IntVar(&o.events, "events", 10_000_000, "events of the topic that the stream drains")
+	flag.IntVar(&o.rate, "rate", 50_000, "events a second, for the stream's latency")
+	flag.IntVar(&o.seconds, "seconds", 60, "how long they come")
 	flag.StringVar(&o.child, "child", "", "what a process of the bench is to do (for itself)")
 	flag.StringVar(&o.in, "in", "", "its input")
 	flag.StringVar(&o.out, "out", "", "its output")
@@ -120,6 +125,8 @@ func child(ctx context.Context, o options) error {
 		return compareScores(o.in, o.out)
 	case o.child == "score":
 		return measureScorer(ctx, os.Stdout)
+	case o.child == "stream":
+		return streamGraph(ctx, o.in, o.out, o.registry)
 	case o.child == "bare":
 		return bareLoop(ctx, o.in, o.out, o.registry)
 	default:
@@ -191,8 +198,8 @@ func measure(ctx context.Context, env []string, command string, args ...string) 
 }
 
 func bench(ctx context.Context, o options) error {
-	if !slices.Contains([]string{"", "job", "scorer", "training"}, o.only) {
-		return fmt.Errorf("-only is job, scorer or training, not %q", o.only)
+	if !slices.Contains([]string{"", "job", "scorer", "training", "stream"}, o.only) {
+		return fmt.Errorf("-only is job, scorer, training or stream, not %q", o.only)
 	}
 	if o.only == "training" && (o.python == "" || o.data == "") {
 		return errors.New("-only training needs -python and -data")
@@ -214,6 +221,7 @@ func bench(ctx context.Context, o options) error {
 		{"job", func() ([]figure, error) { return measureJob(ctx, o, self, dir) }},
 		{"scorer", func() ([]figure, error) { return measureScorers(ctx, self) }},
 		{"training", func() ([]figure, error) { return measureTraining(ctx, o, self, dir) }},
+		{"stream", func() ([]figure, error) { return measureStream(ctx, o, self, dir) }},
 	} {
 		if o.only != "" && o.only != part.name || part.name == "training" && (o.python == "" || o.data == "") {
 			continue

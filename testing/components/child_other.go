@@ -14,6 +14,7 @@ var (
 )
 
 type child struct {
+	pid   int
 	ended chan struct{}
 	err   error
 }

@@ -164,3 +164,11 @@ func freePorts(n int) ([]int, error) {
 	}
 	return nil, errors.New("no free port between 10000 and 32000 on 127.0.0.1")
 }
+
+// PID is the server's process, 0 while it doesn't run.
+func (s *Server) PID() int {
+	if s.child == nil {
+		return 0
+	}
+	return s.child.pid
+}

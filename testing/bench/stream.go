@@ -1,0 +1,343 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace-ml/millrace/pipelines/runner"
+	"github.com/millrace-ml/millrace/pipelines/scoring"
+	"github.com/millrace-ml/millrace/testing/components"
+	_ "github.com/millrace-ml/millrace/transforms/connect/kafka"
+	"github.com/millrace-ml/millrace/transforms/connect/simulate"
+	"github.com/millrace-ml/millrace/transforms/source"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
+)
+
+// streamGraph runs the scoring graph from topic to topic until it is interrupted, and then says what state
+// was written.
+func streamGraph(ctx context.Context, in, out, reg string) error {
+	u, err := useCase()
+	if err != nil {
+		return err
+	}
+	plan, err := scoring.New(ctx, u, scoring.Options{
+		Sources: []string{in}, Sink: out, DeadLetters: filepath.Join(filepath.Dir(reg), "dead") + "/", Registry: reg,
+		Stream: &scoring.Stream{InProcess: true, Cores: 2},
+	})
+	if err != nil {
+		return err
+	}
+	p, s := beam.NewPipelineWithRoot()
+	scoring.Build(s, plan)
+	stopping, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	context.AfterFunc(stopping, func() { source.Drain(plan.Run) })
+	_, err = runner.Run(context.WithoutCancel(ctx), runner.Prism, p)
+	fmt.Println(telemetry.Snapshot().StateWritten)
+	return err
+}
+
+// bed is a testing.TB for the servers of package components, outside of a test.
+type bed struct {
+	testing.TB
+	dir      string
+	cleanups []func()
+}
+
+func (b *bed) Helper()                      {}
+func (b *bed) Name() string                 { return "bench" }
+func (b *bed) Context() context.Context     { return context.Background() }
+func (b *bed) Cleanup(f func())             { b.cleanups = append(b.cleanups, f) }
+func (b *bed) Log(args ...any)              { say("%s", fmt.Sprint(args...)) }
+func (b *bed) Logf(format string, a ...any) { say(format, a...) }
+func (b *bed) Fatal(args ...any)            { panic(errors.New(fmt.Sprint(args...))) }
+func (b *bed) Fatalf(f string, args ...any) { panic(fmt.Errorf(f, args...)) }
+func (b *bed) Skipf(f string, args ...any)  { panic(fmt.Errorf(f, args...)) }
+func (b *bed) Errorf(f string, args ...any) { say(f, args...) }
+func (b *bed) TempDir() string {
+	dir, err := os.MkdirTemp(b.dir, "server-")
+	if err != nil {
+		panic(err)
+	}
+	return dir
+}
+
+func (b *bed) close() {
+	for _, f := range slices.Backward(b.cleanups) {
+		f()
+	}
+}
+
+// measureStream drains a topic, and then measures the latency of events that come at a rate.
+func measureStream(ctx context.Context, o options, self, dir string) (figures []figure, err error) {
+	b := &bed{dir: dir}
+	defer b.close()
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("measuring the stream: %v", fault)
+		}
+	}()
+	if err := os.Setenv("MILLRACE_REQUIRE", "1"); err != nil {
+		return nil, err
+	}
+	broker := components.Kafka(b)
+	if _, err := measure(ctx, nil, self, "-child", "prepare", "-in", dir, "-rows", "1000"); err != nil {
+		return nil, err
+	}
+	drained, err := drainTopic(ctx, o, self, dir, broker)
+	if err != nil {
+		return nil, err
+	}
+	late, err := latency(ctx, o, self, dir, broker)
+	return append(drained, late...), err
+}
+
+// generator gives the simulator's transactions as lines, without an end.
+type generator struct{ rows chan simulate.Row }
+
+func newGenerator(ctx context.Context) *generator {
+	g := &generator{make(chan simulate.Row, 4096)}
+	go func() {
+		_ = simulate.Fraud(simulate.Params{Days: 100_000}, func(r simulate.Row) error {
+			select {
+			case g.rows <- r:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	return g
+}
+
+func (g *generator) next(buf []byte, _ int) []byte {
+	r := <-g.rows
+	buf = append(buf, `{"TRANSACTION_ID":`...)
+	buf = strconv.AppendInt(buf, r.ID, 10)
+	buf = append(buf, `,"TX_DATETIME":"`...)
+	buf = time.UnixMicro(r.Time).UTC().AppendFormat(buf, time.RFC3339)
+	buf = append(buf, `","CUSTOMER_ID":`...)
+	buf = strconv.AppendInt(buf, r.Customer, 10)
+	buf = append(buf, `,"TERMINAL_ID":`...)
+	buf = strconv.AppendInt(buf, r.Terminal, 10)
+	buf = append(buf, `,"TX_AMOUNT":`...)
+	buf = strconv.AppendFloat(buf, float64(r.Cents)/100, 'f', 2, 64)
+	buf = append(buf, `,"TX_FRAUD":`...)
+	return append(strconv.AppendBool(buf, r.Fraud), '}')
+}
+
+// process is a scoring graph in a process of its own.
+type process struct {
+	cmd *exec.Cmd
+	out bytes.Buffer
+	err bytes.Buffer
+}
+
+func startJob(self, in, out, reg string) (*process, error) {
+	j := &process{cmd: exec.Command(self, "-child", "stream", "-in", in, "-out", out, "-registry", reg)}
+	j.cmd.Stdout, j.cmd.Stderr = &j.out, &j.err
+	return j, j.cmd.Start()
+}
+
+// end drains the job and returns what it took, and the bytes of state it wrote.
+func (j *process) end() (u usage, state int64, err error) {
+	_ = j.cmd.Process.Signal(os.Interrupt)
+	if err := j.cmd.Wait(); err != nil {
+		return u, 0, fmt.Errorf("%w: %s", err, j.err.String())
+	}
+	ru := j.cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	u.cpu, u.rss = usageSeconds(ru), float64(ru.Maxrss)/1024
+	state, err = strconv.ParseInt(strings.TrimSpace(j.out.String()), 10, 64)
+	return u, state, err
+}
+
+// drainTopic scores a topic that was filled before.
+func drainTopic(ctx context.Context, o options, self, dir string, broker *components.Broker) ([]figure, error) {
+	broker.CreateTopic("filled", 4)
+	broker.CreateTopic("drained", 4)
+	gctx, stop := context.WithCancel(ctx)
+	say("filling a topic with %d events", o.events)
+	broker.Fill("filled", o.events, newGenerator(gctx).next)
+	stop()
+	url := func(topic string) string { return "kafka://" + broker.Addr + "/" + topic }
+	before := processCPU(broker.PID())
+	j, err := startJob(self, url("filled"), url("drained"), filepath.Join(dir, "registry"))
+	if err != nil {
+		return nil, err
+	}
+	admin := broker.Admin()
+	var first time.Time
+	var began int64
+	for {
+		ends, err := admin.ListEndOffsets(ctx, "drained")
+		if err != nil {
+			return nil, err
+		}
+		n := int64(0)
+		for _, p := range ends["drained"] {
+			n += p.Offset
+		}
+		if n > 0 && first.IsZero() {
+			first, began = time.Now(), n
+		}
+		if n >= int64(o.events) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+		if j.cmd.ProcessState != nil {
+			return nil, errors.New(j.err.String())
+		}
+	}
+	secs := time.Since(first).Seconds()
+	brokerCPU := processCPU(broker.PID()) - before
+	u, state, err := j.end()
+	if err != nil {
+		return nil, err
+	}
+	n := float64(o.events)
+	out := []figure{
+		value("stream_drain", float64(int64(o.events)-began)/secs, "events/s").atLeast(100_000),
+		value("stream_drain_cpu", u.cpu/n*1e6, "CPU s/M events"),
+		value("stream_drain_broker_cpu", brokerCPU/n*1e6, "CPU s/M events"),
+		value("stream_drain_rss", u.rss, "MB"),
+	}
+	if state > 0 {
+		out = append(out, value("stream_state", float64(state)/n, "bytes/event").atMost(64))
+	}
+	return out, nil
+}
+
+// latency lets events come at a rate, and measures from before an event is sent until its score is read.
+func latency(ctx context.Context, o options, self, dir string, broker *components.Broker) ([]figure, error) {
+	broker.CreateTopic("live", 4)
+	broker.CreateTopic("scored", 4)
+	url := func(topic string) string { return "kafka://" + broker.Addr + "/" + topic }
+	j, err := startJob(self, url("live"), url("scored"), filepath.Join(dir, "registry"))
+	if err != nil {
+		return nil, err
+	}
+	c, err := kgo.NewClient(kgo.SeedBrokers(broker.Addr), kgo.DefaultProduceTopic("live"), kgo.ConsumeTopics("scored"), kgo.ProducerLinger(2*time.Millisecond),
+		kgo.ProducerBatchCompression(kgo.SnappyCompression()), kgo.MaxBufferedRecords(1<<20), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	total := o.rate * o.seconds
+	sent, got := make([]time.Duration, total), make([]time.Duration, total)
+	start := time.Now()
+	var reading sync.WaitGroup
+	rctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var lost error
+	reading.Go(func() {
+		for n := 0; n < total && rctx.Err() == nil; {
+			fetches := c.PollFetches(rctx)
+			now := time.Since(start)
+			fetches.EachRecord(func(r *kgo.Record) {
+				var line struct {
+					ID int `json:"id"`
+				}
+				if err := json.Unmarshal(r.Value, &line); err != nil || line.ID >= total {
+					lost = fmt.Errorf("reading a score: %q", r.Value)
+				} else if got[line.ID] == 0 {
+					got[line.ID] = now
+					n++
+				}
+			})
+		}
+	})
+	gctx, stopRows := context.WithCancel(ctx)
+	g := newGenerator(gctx)
+	usageBefore, brokerBefore := selfCPU(), processCPU(broker.PID())
+	var failed error
+	var mu sync.Mutex
+	for i := 0; i < total; { // a millisecond's worth at a time
+		due := int(time.Since(start).Seconds() * float64(o.rate))
+		for ; i < min(due, total); i++ {
+			value := g.next(nil, i)
+			sent[i] = time.Since(start)
+			c.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					mu.Lock()
+					failed = err
+					mu.Unlock()
+				}
+			})
+		}
+		time.Sleep(time.Millisecond)
+	}
+	stopRows()
+	time.AfterFunc(30*time.Second, stop)
+	reading.Wait()
+	ownCPU, brokerCPU := selfCPU()-usageBefore, processCPU(broker.PID())-brokerBefore
+	u, _, err := j.end()
+	if err = errors.Join(err, failed, lost); err != nil {
+		return nil, err
+	}
+	var all []float64
+	missing := 0
+	for i := total / 5; i < total; i++ { // the first fifth is start-up
+		if got[i] == 0 {
+			missing++
+			continue
+		}
+		all = append(all, float64(got[i]-sent[i])/1e6)
+	}
+	if missing > 0 {
+		return nil, fmt.Errorf("%d of %d events have no score", missing, total)
+	}
+	slices.Sort(all)
+	n := float64(total) / 1e6
+	return []figure{
+		value("stream_rate", float64(o.rate), "events/s"),
+		value("stream_p50", all[len(all)/2], "ms"),
+		value("stream_p99", all[len(all)*99/100], "ms").atMost(100),
+		value("stream_max", all[len(all)-1], "ms"),
+		value("stream_cpu", u.cpu/n, "CPU s/M events"),
+		value("stream_broker_cpu", brokerCPU/n, "CPU s/M events"),
+		value("stream_generator_cpu", ownCPU/n, "CPU s/M events"),
+		value("stream_rss", u.rss, "MB"),
+	}, nil
+}
+
+func selfCPU() float64 {
+	var ru syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
+	return usageSeconds(&ru)
+}
+
+// processCPU is the CPU seconds of a process so far, from /proc; 0 where that isn't there.
+func processCPU(pid int) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	ticks := 0.0
+	for _, i := range []int{11, 12} { // utime and stime, behind the name
+		v, _ := strconv.ParseFloat(fields[i], 64)
+		ticks += v
+	}
+	return ticks / 100
+}
