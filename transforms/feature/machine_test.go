@@ -352,3 +352,66 @@ func TestStageFingerprint(t *testing.T) {
 		}
 	}
 }
+
+// TestMachineSections: what comes while a copy is in the making is in it, in the sections that it has
+// whole: here an id without an entity, and a batch that waits.
+func TestMachineSections(t *testing.T) {
+	e := []int64{1, 2, 3}
+	rs := []record{{t: 1, id: 1}, {t: 2, id: 2, entity: &e[0]}, {t: 3, id: 3, entity: &e[1]}, {t: 4, id: 4, entity: &e[2]}}
+	more := []record{{t: 5_000_000, id: 5}, {t: 5_000_001, id: 6, entity: &e[0]}}
+	for _, order := range []string{Arrival, EventTime} {
+		ps, cs := streams(t, order, time.Second)
+		st := cs[0].stages[0]
+		live, copied := newMachine(ps[0], st, 0), newMachine(ps[0], st, 0)
+		take := func(rs []record) (deltas [][]byte) {
+			b := toBatch(t, ps[0], rs)
+			if order == EventTime {
+				delta := event.Append([]byte{pendingMark}, b)
+				live.add(b, len(delta))
+				return [][]byte{delta}
+			}
+			_, deltas, err := live.arrive(b, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return deltas
+		}
+		take(rs)
+		if order == EventTime {
+			if _, _, err := live.pass(1000, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		live.Freeze(true)
+		var at shardstate.Cursor
+		given := false
+		for done := false; !done; {
+			if !given && at.Entity>>sectionShift == rowsSection {
+				given = true
+				for _, d := range take(more) {
+					if err := copied.Replay(d, false); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			var b []byte
+			b, at, done = live.Copy(nil, at, 1)
+			if err := copied.Load(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !given {
+			t.Fatal("the copy took no pause between its sections")
+		}
+		if order == EventTime {
+			done, _, err := copied.pass(8000, true)
+			if err != nil || len(done) != 2 || done[1].out.N != 2 {
+				t.Errorf("of two rows that wait %+v came out: %v", done, err)
+			}
+			continue
+		}
+		if a, _, err := copied.arrive(toBatch(t, ps[0], more), true); err != nil || len(a.duplicates) != 2 {
+			t.Errorf("%d of 2 duplicates are known: %v", len(a.duplicates), err)
+		}
+	}
+}
