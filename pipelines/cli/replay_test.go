@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +23,9 @@ import (
 	"github.com/millrace-ml/millrace/models/registry"
 	"github.com/millrace-ml/millrace/pipelines/spec"
 	"github.com/millrace-ml/millrace/transforms/deadletter"
+	"github.com/millrace-ml/millrace/transforms/decode"
+	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/source/driver"
 )
 
 const shopUseCase = `name: shop
@@ -89,10 +94,11 @@ type shop struct {
 	t      *testing.T
 	dir    string
 	engine string
+	source string // in dir
 }
 
 func newShop(t *testing.T, engine, use string, events []string) shop {
-	s := shop{t, t.TempDir(), engine}
+	s := shop{t, t.TempDir(), engine, "events.jsonl"}
 	write(t, s.path("shop.yaml"), use)
 	write(t, s.path("events.jsonl"), strings.Join(events, "\n")+"\n")
 	s.publish(1e9)
@@ -129,7 +135,7 @@ func (s shop) publish(most float32) {
 // do runs a verb over the events, with outputs of a name, and returns what it says.
 func (s shop) do(verb, name string, more ...string) string {
 	s.t.Helper()
-	args := []string{verb, s.path("shop.yaml"), "--runner", s.engine, "--source", s.path("events.jsonl"), "--registry", s.path("registry"),
+	args := []string{verb, s.path("shop.yaml"), "--runner", s.engine, "--source", s.path(s.source), "--registry", s.path("registry"),
 		"--features", "--sink", s.path(name + ".jsonl"), "--dead-letters", s.path(name + "-dead.jsonl")}
 	code, stdout, stderr := call(s.t, append(args, more...)...)
 	if code != exitOK {
@@ -374,4 +380,152 @@ func TestReplayRefuses(t *testing.T) {
 	if left := s.letters("out"); len(left) != 1 || left[0].Stage != "replay" || string(left[0].Original) != "no letter" || !strings.Contains(says, "1 lines are no dead letters") {
 		t.Errorf("a line that is no letter: %+v, %s", left, says)
 	}
+}
+
+// TestReplayOfTables: records of csv need the header of the file that they come from.
+func TestReplayOfTables(t *testing.T) {
+	events, bad := shopEvents()
+	var rows []string
+	for _, e := range events {
+		var v struct {
+			ID        int
+			AT        string
+			WHO, SHOP string
+			KIND      string
+			AMOUNT    json.Number
+			NOTE      string
+		}
+		if json.Unmarshal([]byte(e), &v) != nil {
+			rows = append(rows, "no,row")
+			continue
+		}
+		rows = append(rows, fmt.Sprintf("%s,%s,%d,%s,%s,%s,%s", v.NOTE, v.KIND, v.ID, v.WHO, v.SHOP, v.AT, v.AMOUNT))
+	}
+	s := newShop(t, "direct", shopUseCase, nil)
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	fmt.Fprintln(z, "NOTE,KIND,ID,WHO,SHOP,AT,AMOUNT")
+	fmt.Fprintln(z, strings.Join(rows, "\n"))
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"events.csv", "moved.csv.gz"} {
+		text := packed.String()
+		if name == "events.csv" {
+			text = "NOTE,KIND,ID,WHO,SHOP,AT,AMOUNT\n" + strings.Join(rows, "\n") + "\n"
+		}
+		write(t, s.path(name), text)
+	}
+	s.source = "events.csv"
+	s.do("run", "first")
+	s.do("run", "oracle", mended...)
+	s.source = "moved.csv.gz" // not where the letters are from
+	s.replay("again", "first-dead.jsonl", mended...)
+	s.wants("again", s.scores("oracle"), bad)
+}
+
+// TestReplayOfLate: late events are let in on demand, as the rows that they were.
+func TestReplayOfLate(t *testing.T) {
+	events, _ := shopEvents()
+	use := strings.Replace(shopUseCase, "AT: timestamp", "AT: {type: timestamp, format: unix_s, path: when.at}", 1)
+	for i, e := range events {
+		at := regexp.MustCompile(`"AT":("[^"]*")`).FindStringSubmatch(e)
+		var when time.Time
+		if err := json.Unmarshal([]byte(at[1]), &when); err != nil {
+			t.Fatal(err)
+		}
+		events[i] = strings.Replace(e, at[0], fmt.Sprintf(`"when":{"at":%d}`, when.Unix()), 1)
+	}
+	s := newShop(t, "direct", use, events)
+	s.do("run", "oracle")
+	oracle := s.scores("oracle")
+	// As if an event in ten had come late.
+	u, err := spec.Load(s.path("shop.yaml"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := u.Decode()
+	p.Format = "json"
+	d, err := decode.New(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var letters []byte
+	late, rest := map[string]bool{}, []string{}
+	for _, e := range events {
+		n := 0
+		if _, err := d.Records("", []driver.Record{{Value: []byte(e)}}, func(b event.Batch) error {
+			if id := b.IDs().Ints[0]; id%10 == 3 {
+				n++
+				l := deadletter.FromRow(deadletter.Late, &b, 0)
+				l.Stage, l.FirstFailure = "source", "2026-01-01T00:00:00Z"
+				late[fmt.Sprint(id)] = true
+				letters, err = deadletter.Append(letters, l)
+			}
+			return err
+		}, func(deadletter.Letter) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			rest = append(rest, e)
+		}
+	}
+	write(t, s.path("events.jsonl"), strings.Join(rest, "\n")+"\n")
+	write(t, s.path("late.jsonl"), string(letters))
+	if says := s.replay("again", "late.jsonl"); len(s.scores("again")) > 0 || !strings.Contains(says, "--accept-late") {
+		t.Errorf("late events were replayed unasked: %s", says)
+	}
+	s.replay("again", "late.jsonl", "--accept-late")
+	s.wants("again", oracle, late)
+
+	// What is of another kind now fails again, and stays late.
+	s.replay("worse", "late.jsonl", "--accept-late", "--set", "event.fields.AMOUNT.max=0")
+	left := s.letters("worse")
+	if len(left) < len(late)*9/10 {
+		t.Errorf("%d letters of %d", len(left), len(late))
+	}
+	for _, l := range left {
+		if l.Class != deadletter.Late || l.Attempts != 2 || l.FirstFailure != "2026-01-01T00:00:00Z" || l.LastFailure == l.FirstFailure || !strings.Contains(l.Message, "AMOUNT") {
+			t.Errorf("failed again: %+v", l)
+		}
+	}
+}
+
+// TestReplayOfTwins: an event that another one of its id and time comes before is a dead letter again, and
+// what befalls the history is not.
+func TestReplayOfTwins(t *testing.T) {
+	const good = `{"ID":1,"AT":"2025-03-01T00:00:00Z","WHO":"w","SHOP":"s","KIND":"card","AMOUNT":1,"NOTE":"n"}`
+	s := newShop(t, "direct", shopUseCase, []string{good, good, strings.Replace(good, `"card"`, `"voucher"`, 1)})
+	s.do("run", "first")
+	s.replay("again", "first-dead.jsonl", mended...)
+	left := s.letters("again")
+	if len(s.scores("again")) > 0 || len(left) != 1 || left[0].Class != deadletter.Duplicate || left[0].Attempts != 2 || !strings.Contains(string(left[0].Original), "voucher") ||
+		strings.Contains(string(left[0].Original), "_history") {
+		t.Errorf("%v, letters %+v", s.scores("again"), left)
+	}
+}
+
+// TestReplayWithoutWindows: there is no state, and the events are the replayed ones alone all the same.
+func TestReplayWithoutWindows(t *testing.T) {
+	events, bad := shopEvents()
+	before, rest, _ := strings.Cut(shopUseCase, "features:\n")
+	_, rest, _ = strings.Cut(rest, "models:\n")
+	const entries = "features:\n  - {name: n_1d, expr: AMOUNT}\n  - {name: mean_3n, expr: AMOUNT * 2}\n  - {name: shop_sum_2d, expr: AMOUNT}\n"
+	s := newShop(t, "direct", before+entries+"models:\n"+rest, events)
+	s.do("run", "first")
+	s.do("run", "oracle", mended...)
+	oracle := map[string]string{}
+	text, err := os.ReadFile(s.path("oracle.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) { // without windows a run lets copies through
+		var l struct{ ID json.Number }
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatal(err)
+		}
+		oracle[l.ID.String()] = line
+	}
+	s.replay("again", "first-dead.jsonl", mended...)
+	s.wants("again", oracle, bad)
 }

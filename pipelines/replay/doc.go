@@ -37,7 +37,7 @@
 //
 // # Errors
 //
-// [ErrAddress] reports letters or a history without an end, and dead letters that would be written over
+// [ErrAddress] reports a history without an end, and dead letters that would be written over
 // those that are read. An envelope of a later version fails the job. A line that is no envelope is a dead
 // letter of stage replay.
 //

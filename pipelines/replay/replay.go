@@ -25,7 +25,8 @@ const DefaultMaxAttempts = 5
 
 // Params are the letters and what of them is replayed.
 type Params struct {
-	// From are the addresses of envelopes: files, folders, globs.
+	// From are the addresses of envelopes: files, folders, globs, and topics, which are read to the end that
+	// they have when reading begins.
 	From   []string
 	Filter Filter
 	// Rate bounds the replayed events that are scored, in events a second; 0: no bound.
@@ -52,11 +53,6 @@ func New(ctx context.Context, s scoring.Plan, p Params) (Plan, error) {
 	if len(p.From) == 0 {
 		return out, fmt.Errorf("%w: there is nothing to replay from: give the dead letters with --from", ErrAddress)
 	}
-	for _, address := range p.From {
-		if source.Endless(address) {
-			return out, fmt.Errorf("%w: %s has no end: copy the letters to a file and replay that", ErrAddress, connect.Redact(address))
-		}
-	}
 	for _, address := range s.Source.URLs {
 		if source.Endless(address) {
 			return out, fmt.Errorf("%w: the history %s has no end: give files of it with --source", ErrAddress, connect.Redact(address))
@@ -67,7 +63,7 @@ func New(ctx context.Context, s scoring.Plan, p Params) (Plan, error) {
 		return out, err
 	}
 	for _, part := range out.letters {
-		if inside(part.URL, s.DeadLetters) {
+		if !source.Endless(part.URL) && inside(part.URL, s.DeadLetters) { // a topic keeps what it has
 			return out, fmt.Errorf("%w: dead letters would be written over %s, which is replayed: give another place with --dead-letters", ErrAddress, part.Name)
 		}
 	}
@@ -119,20 +115,14 @@ func Build(s beam.Scope, p Plan) {
 	events = beam.Flatten(s, beam.ParDo(s, &markFn{Decode: sp.Source.Decode}, history), events)
 	lost := []beam.PCollection{failed}
 	again := func(letters beam.PCollection) { lost = append(lost, beam.ParDo(s, againFn, letters)) }
-	if len(sp.Features.Features) > 0 {
-		computed, rejected := feature.Compute(s, events, sp.Features)
-		again(rejected)
-		events = computed
-	}
-	rows = beam.Flatten(s, beam.ParDo(s, pickFn, events), rows)
+	computed, rejected := feature.Compute(s, events, sp.Features)
+	again(rejected)
+	rows = beam.Flatten(s, beam.ParDo(s, pickFn, computed), rows)
 	rows = beam.ParDo(s, &orderFn{Rate: p.Params.Rate}, beam.GroupByKey(s, beam.ParDo(s, together, rows)))
-	if len(sp.Predict.Models) > 0 {
-		scored, unscored := predict.Score(s, rows, sp.Predict)
-		again(unscored)
-		rows = scored
-	}
+	scored, unscored := predict.Score(s, rows, sp.Predict)
+	again(unscored)
 	for _, out := range sp.Sinks {
-		again(sink.Write(s, rows, out))
+		again(sink.Write(s, scored, out))
 	}
 	deadletter.Write(s, deadletter.Params{URL: sp.DeadLetters}, lost...)
 }

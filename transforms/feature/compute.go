@@ -7,7 +7,6 @@ import (
 	"math/bits"
 	"runtime"
 	"strconv"
-	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/mtime"
@@ -376,9 +375,8 @@ func (f *computeFn) compute(parts []part) ([]event.Batch, []deadletter.Letter, e
 
 // duplicate is the letter for row r of b.
 func duplicate(b *event.Batch, r int, entity, fingerprint string) deadletter.Letter {
-	return deadletter.Letter{
-		ID: string(b.IDs().AppendID(nil, r)), Stage: "features", Class: deadletter.Duplicate,
-		Message:   fmt.Sprintf("another event of the same time and %s has this id", entity),
-		EventTime: time.UnixMicro(b.Times()[r]).UTC().Format(time.RFC3339Nano), Fingerprint: fingerprint, Attempts: 1,
-	}
+	l := deadletter.FromRow(deadletter.Duplicate, b, r)
+	l.Stage, l.Fingerprint = "features", fingerprint
+	l.Message = fmt.Sprintf("another event of the same time and %s has this id", entity)
+	return l
 }

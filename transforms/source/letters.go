@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/deadletter"
@@ -15,7 +17,7 @@ import (
 // maxEnvelope bounds an envelope in bytes: of what it holds only the row has no bound of its own.
 const maxEnvelope = 64 << 20
 
-// Partitions lists what the addresses name; each must have an end and be read as bytes.
+// Partitions lists what the addresses name, of sources that are bytes or logs.
 func Partitions(ctx context.Context, addresses ...string) ([]driver.Partition, error) {
 	var all []driver.Partition
 	for _, address := range addresses {
@@ -23,8 +25,9 @@ func Partitions(ctx context.Context, addresses ...string) ([]driver.Partition, e
 		if err != nil {
 			return nil, fmt.Errorf("reading source %s: %w", connect.Redact(address), err)
 		}
-		if _, ok := d.(driver.Bytes); !ok {
-			return nil, fmt.Errorf("reading source %s: it is no file that could be read to its end", connect.Redact(address))
+		_, isLog := d.(driver.Log)
+		if _, isBytes := d.(driver.Bytes); !isBytes && !isLog {
+			return nil, fmt.Errorf("reading source %s: it holds no bytes; want a file or a topic", connect.Redact(address))
 		}
 		parts, err := list(ctx, address)
 		if err != nil {
@@ -35,9 +38,9 @@ func Partitions(ctx context.Context, addresses ...string) ([]driver.Partition, e
 	return all, nil
 }
 
-// Letters reads a partition of envelopes, an envelope a line, gzip or not. With a line that is none each gets
-// the error and a letter of the line itself. The first error of each is returned, and that of an envelope
-// of a later version.
+// Letters reads a partition of envelopes: an envelope a line, gzip or not, or of a log an envelope a record,
+// up to the end that it has when reading begins. With a line that is none each gets the error and a letter
+// of the line itself. The first error of each is returned, and that of an envelope of a later version.
 func Letters(ctx context.Context, p driver.Partition, each func(deadletter.Letter, error) error) error {
 	err := letters(ctx, p, each)
 	if err != nil {
@@ -50,6 +53,20 @@ func letters(ctx context.Context, p driver.Partition, each func(deadletter.Lette
 	d, err := driverOf(p.URL)
 	if err != nil {
 		return err
+	}
+	take := func(line []byte, place deadletter.Place) error {
+		l, err := deadletter.Parse(line)
+		if errors.Is(err, deadletter.ErrVersion) {
+			return err
+		}
+		if err != nil {
+			place.Source, place.Length = p.Name, int64(len(line))
+			l = deadletter.Letter{Stage: "replay", Class: deadletter.Decode, Message: err.Error(), Attempts: 1, Place: place, Original: slices.Clone(line)}
+		}
+		return each(l, err)
+	}
+	if log, ok := d.(driver.Log); ok {
+		return logLetters(ctx, log, p, take)
 	}
 	file, err := d.(driver.Bytes).Open(ctx, p, 0)
 	if err != nil {
@@ -66,21 +83,64 @@ func letters(ctx context.Context, p driver.Partition, each func(deadletter.Lette
 		if len(lines.Bytes()) == 0 {
 			continue
 		}
-		l, err := deadletter.Parse(lines.Bytes())
-		if errors.Is(err, deadletter.ErrVersion) {
+		if err := take(lines.Bytes(), deadletter.Place{Line: number}); err != nil {
 			return fmt.Errorf("line %d: %w", number, err)
-		}
-		if err != nil {
-			l = deadletter.Letter{
-				Stage: "replay", Class: deadletter.Decode, Message: err.Error(), Attempts: 1,
-				Place: deadletter.Place{Source: p.Name, Line: number, Length: int64(len(lines.Bytes()))}, Original: []byte(lines.Text()),
-			}
-		}
-		if err := each(l, err); err != nil {
-			return err
 		}
 	}
 	return lines.Err()
+}
+
+// maxSilence is for how long a log may give nothing before its end. The broker may be away, or a
+// transaction open.
+const maxSilence = 30 * time.Second
+
+func logLetters(ctx context.Context, log driver.Log, p driver.Partition, take func([]byte, deadletter.Place) error) error {
+	f, err := log.Follow(ctx, p.URL, []driver.Position{{Partition: p.Name}})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	count, ok := f.Lag()[p.Name]
+	if !ok {
+		return errors.New("the source can't say where its end is: copy the letters to a file, and read that")
+	}
+	end := int64(-1)
+	for last := clock(); f.Lag()[p.Name] > 0; {
+		chunks, err := f.Poll(ctx, time.Second, maxCall)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		for _, c := range chunks {
+			for _, r := range c.Records {
+				last = clock()
+				if end < 0 {
+					end = r.Offset + count
+				}
+				if r.Offset >= end { // it came meanwhile
+					return nil
+				}
+				if len(r.Value) == 0 {
+					continue
+				}
+				if err := take(r.Value, deadletter.Place{Offset: r.Offset}); err != nil {
+					return fmt.Errorf("record %d: %w", r.Offset, err)
+				}
+				if r.Offset == end-1 {
+					return nil
+				}
+			}
+			if c.Ended {
+				return nil
+			}
+		}
+		if clock().Sub(last) > maxSilence {
+			return fmt.Errorf("nothing came for %v before the end that the source has: is the broker there, or a transaction open?", maxSilence)
+		}
+	}
+	return nil
 }
 
 // Headers are the first lines of those partitions of p that are csv, by the partition's name.
