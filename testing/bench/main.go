@@ -53,7 +53,7 @@ func main() {
 	flag.IntVar(&o.rows, "rows", 0, "rows of the simulated table (default all 1754155)")
 	flag.StringVar(&o.python, "python", "", "Python with numpy, scikit-learn and xgboost, to compare training")
 	flag.StringVar(&o.only, "only", "", "job, scorer, training or stream (default all)")
-	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the graph on Prism here (slows that run)")
+	flag.StringVar(&o.profile, "profile", "", "write CPU profiles here, of the graph on Prism and, behind .stream, of the stream at its rate (slows these runs)")
 	flag.IntVar(&o.events, "events", 10_000_000, "events of the topic that the stream drains")
 	flag.IntVar(&o.rate, "rate", 50_000, "events a second, for the stream's latency")
 	flag.IntVar(&o.seconds, "seconds", 60, "how long they come")

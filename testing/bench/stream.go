@@ -115,7 +115,7 @@ type generator struct{ rows chan simulate.Row }
 func newGenerator(ctx context.Context) *generator {
 	g := &generator{make(chan simulate.Row, 4096)}
 	go func() {
-		_ = simulate.Fraud(simulate.Params{Days: 100_000}, func(r simulate.Row) error {
+		_ = simulate.Fraud(simulate.Params{Days: 3650, Customers: 20_000}, func(r simulate.Row) error {
 			select {
 			case g.rows <- r:
 				return nil
@@ -145,22 +145,32 @@ func (g *generator) next(buf []byte, _ int) []byte {
 
 // process is a scoring graph in a process of its own.
 type process struct {
-	cmd *exec.Cmd
-	out bytes.Buffer
-	err bytes.Buffer
+	cmd   *exec.Cmd
+	out   bytes.Buffer
+	err   bytes.Buffer
+	ended chan struct{} // closed when it has, for whatever reason
+	fault error
 }
 
-func startJob(self, in, out, reg string) (*process, error) {
-	j := &process{cmd: exec.Command(self, "-child", "stream", "-in", in, "-out", out, "-registry", reg)}
+func startJob(self, in, out, reg string, more ...string) (*process, error) {
+	j := &process{ended: make(chan struct{}), cmd: exec.Command(self, append([]string{"-child", "stream", "-in", in, "-out", out, "-registry", reg}, more...)...)}
 	j.cmd.Stdout, j.cmd.Stderr = &j.out, &j.err
-	return j, j.cmd.Start()
+	if err := j.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		j.fault = j.cmd.Wait()
+		close(j.ended)
+	}()
+	return j, nil
 }
 
 // end drains the job and returns what it took, and the bytes of state it wrote.
 func (j *process) end() (u usage, state int64, err error) {
 	_ = j.cmd.Process.Signal(os.Interrupt)
-	if err := j.cmd.Wait(); err != nil {
-		return u, 0, fmt.Errorf("%w: %s", err, j.err.String())
+	<-j.ended
+	if j.fault != nil {
+		return u, 0, fmt.Errorf("scoring a stream: %w: %s", j.fault, j.err.String())
 	}
 	ru := j.cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	u.cpu, u.rss = usageSeconds(ru), float64(ru.Maxrss)/1024
@@ -203,10 +213,10 @@ func drainTopic(ctx context.Context, o options, self, dir string, broker *compon
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		case <-j.ended:
+			_, _, err := j.end()
+			return nil, errors.Join(errors.New("the stream ended by itself"), err)
 		case <-time.After(20 * time.Millisecond):
-		}
-		if j.cmd.ProcessState != nil {
-			return nil, errors.New(j.err.String())
 		}
 	}
 	secs := time.Since(first).Seconds()
@@ -233,7 +243,11 @@ func latency(ctx context.Context, o options, self, dir string, broker *component
 	broker.CreateTopic("live", 4)
 	broker.CreateTopic("scored", 4)
 	url := func(topic string) string { return "kafka://" + broker.Addr + "/" + topic }
-	j, err := startJob(self, url("live"), url("scored"), filepath.Join(dir, "registry"))
+	var more []string
+	if o.profile != "" {
+		more = []string{"-profile", o.profile + ".stream"}
+	}
+	j, err := startJob(self, url("live"), url("scored"), filepath.Join(dir, "registry"), more...)
 	if err != nil {
 		return nil, err
 	}
@@ -250,6 +264,13 @@ func latency(ctx context.Context, o options, self, dir string, broker *component
 	rctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var lost error
+	go func() {
+		select {
+		case <-j.ended:
+			stop()
+		case <-rctx.Done():
+		}
+	}()
 	reading.Go(func() {
 		for n := 0; n < total && rctx.Err() == nil; {
 			fetches := c.PollFetches(rctx)
