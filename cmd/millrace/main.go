@@ -12,8 +12,10 @@ import (
 	_ "github.com/millrace-ml/millrace/transforms/connect/blob"
 	_ "github.com/millrace-ml/millrace/transforms/connect/file"
 	_ "github.com/millrace-ml/millrace/transforms/connect/kafka"
+	_ "github.com/millrace-ml/millrace/transforms/connect/redis"
 	_ "github.com/millrace-ml/millrace/transforms/connect/simulate"
 	_ "github.com/millrace-ml/millrace/transforms/connect/stdio"
+	_ "github.com/millrace-ml/millrace/transforms/connect/webhook"
 )
 
 func main() { cli.Main() }

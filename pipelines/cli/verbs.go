@@ -151,11 +151,11 @@ func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u 
 		defer done()
 	}
 	res, err := runner.Run(ctx, c.runner, pipeline)
-	if err != nil && stream { // what is staged belongs to whoever goes on
-		return err
+	if err != nil || stream { // nobody goes on with what a process of Prism's has staged
+		err = errors.Join(err, p.Sweep(context.WithoutCancel(ctx)))
 	}
 	if err != nil {
-		return errors.Join(err, p.Sweep(context.WithoutCancel(ctx)))
+		return err
 	}
 	pr.counts(res)
 	for _, s := range p.Sinks {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 // The errors that end a job: a retry gives them again, so whoever watches a runner cancels the job
@@ -218,6 +220,7 @@ func (c *cache) take(shard int, head int64, known bool) *entry {
 	c.shards[shard] = nil
 	if e == nil || e.known != known || e.head != head {
 		c.stats.Misses++
+		telemetry.CacheMisses(c.Stage, 1)
 		return nil
 	}
 	return e
@@ -231,6 +234,8 @@ func (c *cache) put(shard int, e *entry) {
 	c.shards[shard] = e
 	c.live[shard], c.logs[shard] = e.machine.Size(), e.logs[e.active].bytes
 	c.stats.add(e.written)
+	telemetry.StateWritten(c.Stage, int(e.written.bytes()))
+	telemetry.StateBytes(c.Stage, c.figures().LiveBytes)
 	e.written = Stats{}
 }
 
@@ -304,6 +309,9 @@ type Stats struct {
 	// Compactions counts flips, Restarts compactions that a rebuild started again.
 	Compactions, Restarts int64
 }
+
+// bytes is all that was written.
+func (s Stats) bytes() int64 { return s.DeltaBytes + s.TwiceBytes + s.CopyBytes + s.HeaderBytes }
 
 func (s *Stats) add(w Stats) {
 	s.DeltaBytes += w.DeltaBytes
