@@ -256,6 +256,7 @@ func TestStreamEqualsBounded(t *testing.T) {
 	}{{1, 8, 1000, 0}, {3, 8, 100, 6 * time.Hour}, {2, 3, 17, 2 * time.Minute}, {4, 1, 4096, 48 * time.Hour}} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			address := fmt.Sprintf("memory://equal%d", i)
+			delete(sent, "memory://out"+address[len("memory://"):])
 			rng := rand.New(rand.NewPCG(1, uint64(i)))
 			lines[address], perPoll = spread(rows, text, c.partitions, c.lateness, rng), c.batch
 			for p := range lines[address] { // one event in twenty comes twice
@@ -285,6 +286,7 @@ func TestStreamStartsAgain(t *testing.T) {
 	rows, text := transactions(t, 30, 60)
 	want := bounded(t, text)
 	const in, out = "memory://again", "memory://outagain"
+	delete(sent, out)
 	lateness := time.Hour
 	lines[in], perPoll = spread(rows, text, 2, lateness, rand.New(rand.NewPCG(2, 2))), 50
 	options := scoring.Options{
@@ -324,6 +326,7 @@ func TestStreamAccounts(t *testing.T) {
 	rows, text := transactions(t, 60, 200)
 	rng := rand.New(rand.NewPCG(3, 3))
 	const in, out = "memory://accounts", "memory://outaccounts"
+	delete(sent, out)
 	lateness := time.Hour
 	var stream []string
 	copies, late, bad := 0, 0, 0
@@ -355,8 +358,9 @@ func TestStreamAccounts(t *testing.T) {
 		late-- // never sent
 	}
 	lines[in], perPoll = map[string][]string{"0": stream}, 64
+	dead := t.TempDir() + "/"
 	c := runFeatures(t, runner.Prism, scoring.Options{
-		Sources: []string{in}, Sink: out, DeadLetters: t.TempDir() + "/",
+		Sources: []string{in}, Sink: out, DeadLetters: dead,
 		Stream: &scoring.Stream{Order: "arrival", Lateness: &lateness, InProcess: true, Cores: 2},
 	})
 	if c["source.late"] != int64(late) || c["source.bad"] != int64(bad) || c["features.duplicate"] != int64(copies) {
@@ -369,8 +373,20 @@ func TestStreamAccounts(t *testing.T) {
 	if all := scored + copies + late + bad; all != len(stream) {
 		t.Errorf("%d scored + %d duplicates + %d late + %d malformed = %d of %d", scored, copies, late, bad, all, len(stream))
 	}
-	if n := c["deadletter.written"]; n != int64(copies+late+bad) {
-		t.Errorf("%d dead letters, want %d", n, copies+late+bad)
+	written := 0
+	files, err := filepath.Glob(dead + "*.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		written += bytes.Count(b, []byte("\n"))
+	}
+	if written != copies+late+bad {
+		t.Errorf("%d dead letters in %d files, want %d", written, len(files), copies+late+bad)
 	}
 	for id, values := range sent[out] {
 		if len(values) != 1 {

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -20,7 +21,8 @@ import (
 )
 
 func init() {
-	register.DoFn6x2[context.Context, *sdf.ManualWatermarkEstimator, *sdf.LockRTracker, group, func(beam.EventTime, event.Batch), func(deadletter.Letter), sdf.ProcessContinuation, error](&followFn{})
+	register.DoFn7x2[context.Context, *sdf.ManualWatermarkEstimator, *sdf.LockRTracker, group, func(beam.EventTime, event.Batch), func(beam.EventTime, deadletter.Letter), func(beam.EventTime, deadletter.Letter), sdf.ProcessContinuation, error](&followFn{})
+	register.Emitter2[beam.EventTime, deadletter.Letter]()
 }
 
 var lateEvents = beam.NewCounter("source", "late")
@@ -104,7 +106,7 @@ func instant(micros int64) time.Time {
 }
 
 // ProcessElement reads on for a moment.
-func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEstimator, rt *sdf.LockRTracker, g group, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) (sdf.ProcessContinuation, error) {
+func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEstimator, rt *sdf.LockRTracker, g group, emit func(beam.EventTime, event.Batch), reject, replay func(beam.EventTime, deadletter.Letter)) (sdf.ProcessContinuation, error) {
 	p := rt.GetRestriction().(progress)
 	if p.Done {
 		return sdf.StopProcessing(), nil
@@ -120,7 +122,7 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 	next := p.clone()
 	var got taken
 	end, first := clock().Add(firstWait), true
-	for len(got.batches)+len(got.letters) == 0 || got.rows < callRows && got.bytes < callBytes {
+	for got.nothing() || got.rows < callRows && got.bytes < callBytes {
 		left := end.Sub(clock())
 		if left <= 0 || next.Done {
 			break
@@ -129,7 +131,7 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 			r.close()
 			return sdf.StopProcessing(), err
 		}
-		if first && len(got.batches)+len(got.letters) > 0 {
+		if first && !got.nothing() {
 			end, first = clock().Add(f.Stream.Linger), false
 		}
 	}
@@ -143,8 +145,17 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 	for _, b := range got.batches {
 		emit(mtime.Normalize(mtime.FromMilliseconds(b.MinTime())), b)
 	}
+	// A letter has the time up to which was read: with that of the first element of all, the beginning of
+	// time, windows downstream would take it for too late.
+	now := mtime.FromMilliseconds(0)
+	if next.Watermark != never {
+		now = mtime.Normalize(mtime.FromTime(instant(next.Watermark)))
+	}
 	for _, l := range got.letters {
-		reject(l)
+		reject(now, l)
+	}
+	for _, l := range got.replayed {
+		replay(now, l)
 	}
 	r.report(next, got)
 	readEvents.Inc(ctx, int64(got.rows))
@@ -166,11 +177,15 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 type taken struct {
 	batches []event.Batch
 	letters []deadletter.Letter
-	rows    int
-	late    int
-	bytes   int
-	blank   int64
+	// replayed are letters that were read.
+	replayed []deadletter.Letter
+	rows     int
+	late     int
+	bytes    int
+	blank    int64
 }
+
+func (t *taken) nothing() bool { return len(t.batches)+len(t.letters)+len(t.replayed) == 0 }
 
 // poll reads what there is, moves p on, and sets the late rows apart.
 func (r *reading) poll(ctx context.Context, f *followFn, p *progress, wait time.Duration, limit int, got *taken) error {
@@ -209,6 +224,9 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 	if heard {
 		r.heard[at], r.last = now, now
 	}
+	if r.group.replays(address) {
+		return r.letters(address, c, got)
+	}
 	keep := func(b event.Batch) error {
 		for _, t := range b.Times() {
 			part.Newest = max(part.Newest, t)
@@ -243,6 +261,23 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 	got.blank += stats.Blank
 	got.bytes += int(stats.Bytes)
 	return err
+}
+
+// letters takes a chunk of dead letters in.
+func (r *reading) letters(address int, c *driver.Chunk, got *taken) error {
+	for _, rec := range c.Records {
+		l, err := envelope(c.Partition, rec.Value, deadletter.Place{Offset: rec.Offset})
+		switch {
+		case errors.Is(err, deadletter.ErrVersion):
+			return r.fault(address, err)
+		case err != nil:
+			got.letters = append(got.letters, l)
+		default:
+			got.replayed = append(got.replayed, l)
+		}
+		got.bytes += len(rec.Value)
+	}
+	return nil
 }
 
 // report tells telemetry what was read and how far behind it is.

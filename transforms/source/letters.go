@@ -55,13 +55,9 @@ func letters(ctx context.Context, p driver.Partition, each func(deadletter.Lette
 		return err
 	}
 	take := func(line []byte, place deadletter.Place) error {
-		l, err := deadletter.Parse(line)
+		l, err := envelope(p.Name, line, place)
 		if errors.Is(err, deadletter.ErrVersion) {
 			return err
-		}
-		if err != nil {
-			place.Source, place.Length = p.Name, int64(len(line))
-			l = deadletter.Letter{Stage: "replay", Class: deadletter.Decode, Message: err.Error(), Attempts: 1, Place: place, Original: slices.Clone(line)}
 		}
 		return each(l, err)
 	}
@@ -88,6 +84,16 @@ func letters(ctx context.Context, p driver.Partition, each func(deadletter.Lette
 		}
 	}
 	return lines.Err()
+}
+
+// envelope reads a letter; of what is none it makes one, with the error.
+func envelope(source string, text []byte, at deadletter.Place) (deadletter.Letter, error) {
+	l, err := deadletter.Parse(text)
+	if err != nil {
+		at.Source, at.Length = source, int64(len(text))
+		l = deadletter.Letter{Stage: "replay", Class: deadletter.Decode, Message: err.Error(), Attempts: 1, Place: at, Original: slices.Clone(text)}
+	}
+	return l, err
 }
 
 // maxSilence is for how long a log may give nothing before its end. The broker may be away, or a

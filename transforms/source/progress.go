@@ -14,11 +14,15 @@ func init() {
 	beam.RegisterCoder(reflect.TypeOf((*progress)(nil)).Elem(), encodeProgress, decodeProgress)
 }
 
-// group is a share of the partitions of some addresses.
+// group is a share of the partitions of some addresses. The last of them, Replay, hold dead letters.
 type group struct {
 	Addresses     []string
+	Replay        int
 	Group, Groups int
 }
+
+// replays tells whether an address holds dead letters.
+func (g group) replays(address int) bool { return address >= len(g.Addresses)-g.Replay }
 
 // progress is the restriction of a stream: where each partition stands. It is kept by the runner as JSON
 // in this form, version 1; fields are only ever added.

@@ -238,6 +238,10 @@ func (r *reading) advance(s Stream, p *progress, now time.Time) {
 		if part.Ended {
 			continue
 		}
+		if r.group.replays(part.Address) { // they say nothing of the time, and keep nobody reading but for what they have
+			open = open || lags[part.Address][part.Name] > 0
+			continue
+		}
 		open = true
 		if r.idle(s, part, i, lags, now) {
 			continue

@@ -79,6 +79,8 @@ type Params struct {
 	Split int64
 	// Stream reads the addresses as logs, without an end; nil reads to the end.
 	Stream *Stream
+	// Replay are logs of dead letters to be read beside those of events, in streams; see Follow.
+	Replay []string
 }
 
 const defaultSplit = 16 << 20
@@ -103,6 +105,8 @@ func (p Params) Validate() error {
 	}
 	if p.Stream != nil {
 		errs = append(errs, p.Stream.validate(p))
+	} else if len(p.Replay) > 0 {
+		errs = append(errs, errors.New("source: only streams replay what comes"))
 	}
 	return errors.Join(append(errs, d.Validate())...)
 }
@@ -111,7 +115,7 @@ func (p Params) Validate() error {
 // before a job is submitted.
 func Check(ctx context.Context, p Params) error {
 	errs := []error{p.Validate()}
-	for _, address := range p.URLs {
+	for _, address := range slices.Concat(p.URLs, p.Replay) {
 		if address != "" {
 			_, err := list(ctx, address)
 			errs = append(errs, err)
@@ -165,6 +169,19 @@ func Read(s beam.Scope, p Params) (events, bad beam.PCollection) {
 	return events, bad
 }
 
+// Follow is Read for streams with dead letters beside the events: a PCollection<deadletter.Letter> of what
+// p.Replay gives. Those logs never hold the watermark. It panics on bad params.
+func Follow(s beam.Scope, p Params) (events, bad, letters beam.PCollection) {
+	err := p.Validate()
+	if err == nil && p.Stream == nil {
+		err = errors.New("source: following needs the params of a stream")
+	}
+	if err != nil {
+		panic(err)
+	}
+	return follow(s.Scope("source.Follow"), p)
+}
+
 // TryRead is Read with an error for bad params.
 func TryRead(s beam.Scope, p Params) (events, bad beam.PCollection, err error) {
 	if err := p.Validate(); err != nil {
@@ -172,7 +189,7 @@ func TryRead(s beam.Scope, p Params) (events, bad beam.PCollection, err error) {
 	}
 	s = s.Scope("source.Read")
 	if p.Stream != nil {
-		events, bad = follow(s, p)
+		events, bad, _ = follow(s, p)
 		return events, bad, nil
 	}
 	for _, address := range p.URLs {

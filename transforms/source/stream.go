@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
@@ -77,7 +78,7 @@ func (s Stream) validate(p Params) error {
 	if p.Decode.Time == "" {
 		errs = append(errs, errors.New("source: a stream needs an event time: name the field"))
 	}
-	for _, address := range p.URLs {
+	for _, address := range slices.Concat(p.URLs, p.Replay) {
 		if d, err := driverOf(address); err == nil {
 			if _, ok := d.(driver.Log); !ok {
 				errs = append(errs, fmt.Errorf("source: %s can't be read as a stream", connect.Redact(address)))
@@ -89,13 +90,13 @@ func (s Stream) validate(p Params) error {
 
 // follow is Read for streams: one element for each group of partitions, over all addresses, since each
 // element has a watermark of its own.
-func follow(s beam.Scope, p Params) (events, bad beam.PCollection) {
+func follow(s beam.Scope, p Params) (events, bad, letters beam.PCollection) {
 	st := p.Stream.withDefaults()
 	decode := p.Decode
 	decode.Format = "json"
 	groups := make([]group, st.Groups)
 	for i := range groups {
-		groups[i] = group{Addresses: p.URLs, Group: i, Groups: st.Groups}
+		groups[i] = group{Addresses: slices.Concat(p.URLs, p.Replay), Replay: len(p.Replay), Group: i, Groups: st.Groups}
 	}
-	return beam.ParDo2(s, &followFn{Decode: decode, Stream: st}, beam.Reshuffle(s, beam.CreateList(s, groups)))
+	return beam.ParDo3(s, &followFn{Decode: decode, Stream: st}, beam.Reshuffle(s, beam.CreateList(s, groups)))
 }
