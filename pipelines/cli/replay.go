@@ -17,6 +17,7 @@ import (
 	"github.com/millrace-ml/millrace/pipelines/spec"
 	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/deadletter"
+	"github.com/millrace-ml/millrace/transforms/reentry"
 	"github.com/millrace-ml/millrace/transforms/source"
 )
 
@@ -31,7 +32,8 @@ func replayCommand(stdout, stderr io.Writer) *cobra.Command {
 		Use:   "replay USECASE",
 		Short: "Score dead letters again, once what was wrong is mended",
 		Long: "Reads the history and the dead letters together, and scores the letters' events with the features that\n" +
-			"they would have had. Only those events are written; letters of what fails again count one attempt more.",
+			"they would have had. Only those events are written; letters of what fails again count one attempt more.\n" +
+			"Where the use case has a replay topic, the letters are sent to it, and the stream that runs scores them.",
 		Example: "  millrace replay fraud --from ./millrace/dead/ --dry-run\n" +
 			"  millrace replay fraud --from ./millrace/dead/ --class schema,range --sink mended.jsonl --dead-letters again.jsonl",
 		Args: exactly(1, "a use case: a built-in name or a file"),
@@ -53,6 +55,14 @@ func replayCommand(stdout, stderr io.Writer) *cobra.Command {
 			}
 			if r.Rate < 0 || r.Filter.MaxAttempts < 1 {
 				return usageError{errors.New("--rate is not negative, and --max-attempts at least 1")}
+			}
+			if u.Replay != "" && !dry {
+				for _, name := range []string{"source", "sink", "dead-letters", "features", "registry"} {
+					if cmd.Flags().Changed(name) {
+						return usageError{fmt.Errorf("--%s has no effect: the letters go to the stream that reads the use case's replay", name)}
+					}
+				}
+				return c.send(cmd.Context(), stderr, u, r)
 			}
 			if o.Sink == "" && !dry {
 				if err := keepsSinks(u); err != nil {
@@ -129,6 +139,35 @@ func keepsSinks(u *spec.UseCase) error {
 	return nil
 }
 
+// send hands the letters to the stream of the use case.
+func (c *common) send(ctx context.Context, stderr io.Writer, u *spec.UseCase, r replay.Params) error {
+	to, err := u.Replay.Resolve()
+	if err != nil {
+		return fmt.Errorf("replay: %w", err)
+	}
+	p, err := replay.NewSending(ctx, to, r)
+	if errors.Is(err, replay.ErrAddress) {
+		return usageError{err}
+	}
+	if err == nil {
+		err = p.Check(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	pr := newProgress(stderr)
+	pipeline, scope := beam.NewPipelineWithRoot()
+	replay.BuildSending(scope, p)
+	res, err := runner.Run(ctx, c.runner, pipeline)
+	if err != nil {
+		return err
+	}
+	o := reentry.Count(res.Counters)
+	pr.unwatch()
+	pr.say("%d letters: %d sent to %s%s", o.Letters, o.Sent, connect.Redact(to), reentry.Skips(o.Unreadable, o.Skipped))
+	return nil
+}
+
 // replay runs the graph and says what came of it.
 func (c *common) replay(ctx context.Context, stderr io.Writer, p replay.Plan, u *spec.UseCase) error {
 	if err := p.Check(ctx); err != nil {
@@ -148,7 +187,7 @@ func (c *common) replay(ctx context.Context, stderr io.Writer, p replay.Plan, u 
 		return errors.Join(err, p.Scoring.Sweep(context.WithoutCancel(ctx)))
 	}
 	pr.unwatch()
-	pr.say("%s", replay.Count(res.Counters))
+	pr.say("%s", reentry.Count(res.Counters))
 	for _, s := range p.Scoring.Sinks {
 		pr.say("wrote %s", connect.Redact(s.URL))
 	}

@@ -55,7 +55,7 @@ models:
 // mended makes good what events lists as bad, but for what is no JSON.
 var mended = []string{"--set", "event.fields.KIND.enum=[card, cash, voucher]", "--set", "event.fields.NOTE={type: string, optional: true}", "--set", "event.fields.AMOUNT.max=9000"}
 
-// picky adds its inputs up, and can't score where the first is beyond what it takes.
+// picky adds up its inputs that aren't null, and can't score where the first is beyond what it takes.
 type picky struct {
 	Features []models.Feature `json:"features"`
 	Most     float32          `json:"most"`
@@ -80,10 +80,12 @@ func (p *picky) Score(_ context.Context, x []float32, rows int, out []float32) e
 	for r := range rows {
 		out[r] = 0
 		for i, v := range x[r*len(p.Features) : (r+1)*len(p.Features)] {
-			if i == 0 && v > p.Most {
-				v = float32(math.NaN())
+			switch {
+			case i == 0 && v > p.Most:
+				out[r] = float32(math.NaN())
+			case v == v:
+				out[r] += v
 			}
-			out[r] += v
 		}
 	}
 	return nil

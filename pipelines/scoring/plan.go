@@ -160,7 +160,15 @@ func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
 	if len(p.Sinks) == 0 {
 		return Plan{}, errors.New("there is no sink: add one to the use case, or give --sink")
 	}
-	return p.keep(u, o.WithFeatures), nil
+	p = p.keep(u, o.WithFeatures)
+	if o.Stream != nil && u.Replay != "" {
+		address, err := u.Replay.Resolve()
+		if err != nil {
+			return Plan{}, fmt.Errorf("replay: %w", err)
+		}
+		p = p.replaying(address)
+	}
+	return p, nil
 }
 
 // keep lets the shuffles drop what neither the models nor the sinks read. Conditions may name any

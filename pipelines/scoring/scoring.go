@@ -31,6 +31,10 @@ type Plan struct {
 
 // Build adds the scoring graph to s. It panics if the plan is not valid.
 func Build(s beam.Scope, p Plan) {
+	if len(p.Source.Replay) > 0 {
+		buildReplaying(s, p)
+		return
+	}
 	events, bad := source.Read(s, p.Source)
 	rows, lost := events, []beam.PCollection{bad}
 	if len(p.Features.Features) > 0 {

@@ -38,6 +38,8 @@ type UseCase struct {
 	Entries  []feature.Feature
 	Models   []Model
 	Registry Ref
+	// Replay is where a stream looks for dead letters that shall be scored again; empty: nowhere.
+	Replay Ref
 	// Sinks are the outputs in the file's order, dead letters apart.
 	Sinks       []Sink
 	DeadLetters Ref

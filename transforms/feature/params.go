@@ -63,6 +63,9 @@ type Stream struct {
 	Lateness time.Duration
 	// Run names the run: caches belong to it. Compute makes one up if empty.
 	Run string
+	// Fresh, if not empty, names a Bool field that is false in rows that were replayed: in the order
+	// EventTime they may come behind the watermark, and see their windows as far as rows are kept.
+	Fresh string
 }
 
 // Feature is either a derived column (Expr) or aggregates over windows of an Entity's events.

@@ -61,6 +61,9 @@ func (p Params) kept() int64 {
 func (s *stage) fingerprint(p Params) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "format %d\nshards %d\nbuckets of %d ms\n%s", stateFormat, p.Shards, p.Stream.bucket(), strings.Join(s.meaning, "\n"))
+	if p.Stream.Order == EventTime && p.Stream.Fresh != "" { // a column more in the rows that wait
+		fmt.Fprintf(h, "\n%s", p.Stream.Fresh)
+	}
 	return hex.EncodeToString(h.Sum(nil)[:4])
 }
 
@@ -301,7 +304,7 @@ func (f *waitFn) ProcessElement(ctx context.Context, sp state.Provider, tp timer
 		delta := event.Append([]byte{pendingMark}, b)
 		var behind int
 		if buckets, behind = m.add(b, len(delta)); behind > 0 {
-			frontierViolation.Inc(ctx, int64(behind))
+			frontierViolation.Inc(ctx, int64(behind-replayed(&b, f.Params.Stream.Fresh, m.frontier)))
 		}
 		return [][]byte{delta}, nil
 	})
@@ -315,6 +318,20 @@ func (f *waitFn) ProcessElement(ctx context.Context, sp state.Provider, tp timer
 		f.Passed.Set(tp, mtime.Time(b.end()).ToTime(), timers.WithTag(b.tag()), timers.WithOutputTimestamp(mtime.Time(b.start()).ToTime()))
 	}
 	return nil
+}
+
+// replayed counts the rows behind a frontier that a Bool column is false for; of no column none is.
+func replayed(b *event.Batch, fresh string, frontier int64) (n int) {
+	c := b.Col(fresh)
+	if c == nil {
+		return 0
+	}
+	for i, t := range b.Times() {
+		if floor(t, 1000) < frontier && c.Ints[i] == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // OnTimer drains the rows before the end of a bucket, which the timer's tag names.

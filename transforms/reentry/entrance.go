@@ -1,4 +1,4 @@
-package replay
+package reentry
 
 import (
 	"bytes"
@@ -14,7 +14,6 @@ import (
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/decode"
 	"github.com/millrace-ml/millrace/transforms/event"
-	"github.com/millrace-ml/millrace/transforms/feature"
 	"github.com/millrace-ml/millrace/transforms/source/driver"
 )
 
@@ -26,6 +25,9 @@ const (
 	failureColumn  = "_first_failure"
 )
 
+// FreshColumn is the Bool column of WithMarks that is false in replayed rows.
+const FreshColumn = historyColumn
+
 var marks = []event.Field{{Name: historyColumn, Kind: event.Bool}, {Name: attemptsColumn, Kind: event.Int}, {Name: failureColumn, Kind: event.Timestamp}}
 
 // Filter says which letters are replayed.
@@ -35,7 +37,7 @@ type Filter struct {
 	Stage   string
 	// Since leaves out what failed before it; the zero time leaves out nothing.
 	Since time.Time
-	// MaxAttempts leaves out what was tried so often.
+	// MaxAttempts leaves out what was tried so often; 0: nothing.
 	MaxAttempts int
 	// AcceptLate lets late events in.
 	AcceptLate bool
@@ -100,7 +102,6 @@ func merge(a, b deadletter.Letter) deadletter.Letter {
 type entrance struct {
 	filter      Filter
 	fingerprint string
-	params      decode.Params
 	headers     map[string][]byte
 	json        *decode.Decoder
 	columns     *decode.Decoder // of rows that were encoded again
@@ -111,8 +112,9 @@ type entrance struct {
 	needs       []string      // the columns of a row
 }
 
-func newEntrance(f Filter, d decode.Params, p feature.Params, headers map[string][]byte) (*entrance, error) {
-	e := &entrance{filter: f, params: d, headers: headers, fingerprint: p.Fingerprint()}
+func newEntrance(in Params) (*entrance, error) {
+	d, p, headers := in.Decode, in.Features, in.Headers
+	e := &entrance{filter: in.Filter, headers: headers, fingerprint: p.Fingerprint()}
 	var err error
 	make := func(p decode.Params, format string) *decode.Decoder {
 		p.Format = format
@@ -161,17 +163,25 @@ type entered struct {
 	failed       []deadletter.Letter
 }
 
-// skip says why a letter that the filter lets through can't be replayed, or nothing.
-func (e *entrance) skip(l *deadletter.Letter) string {
-	if l.Attempts >= e.filter.MaxAttempts {
+// spent says why the letter of a record can't be tried again, or nothing.
+func (f Filter) spent(l *deadletter.Letter) string {
+	if f.MaxAttempts > 0 && l.Attempts >= f.MaxAttempts {
 		return attempts
 	}
-	if l.Class.Enter() != "predict" {
-		sum := sha256.Sum256(l.Original)
-		if len(bytes.TrimSpace(l.Original)) == 0 || l.Digest != "" && l.Digest != hex.EncodeToString(sum[:]) {
-			return cut
-		}
+	if l.Class.Enter() == "predict" {
 		return ""
+	}
+	sum := sha256.Sum256(l.Original)
+	if len(bytes.TrimSpace(l.Original)) == 0 || l.Digest != "" && l.Digest != hex.EncodeToString(sum[:]) {
+		return cut
+	}
+	return ""
+}
+
+// skip says why a letter that the filter lets through can't be replayed, or nothing.
+func (e *entrance) skip(l *deadletter.Letter) string {
+	if why := e.filter.spent(l); why != "" || l.Class.Enter() != "predict" {
+		return why
 	}
 	var row map[string]json.RawMessage
 	if l.Fingerprint != "" && l.Fingerprint != e.fingerprint || json.Unmarshal(l.Row, &row) != nil {
@@ -332,27 +342,24 @@ func mark(b event.Batch, letters []*deadletter.Letter, s *event.Schema) (event.B
 	return b.With(full, event.Column{Ints: history}, event.Column{Ints: attempts}, first).Only(s)
 }
 
-// unmark takes the marks out of a letter that the graph made, and counts its attempt. It reports whether
-// the letter is of a replayed row.
-func unmark(l *deadletter.Letter) bool {
+// unmark takes the marks out of a letter that the graph made, and counts the attempt of a replayed row. It
+// reports whether the letter is of one.
+func unmark(l *deadletter.Letter) (replayed bool) {
 	object := &l.Row
 	if len(l.Row) == 0 {
 		object = (*json.RawMessage)(&l.Original)
 	}
 	var row map[string]json.RawMessage
-	if json.Unmarshal(*object, &row) != nil || string(row[historyColumn]) != "false" {
+	if json.Unmarshal(*object, &row) != nil || row[historyColumn] == nil {
 		return false
 	}
 	var old struct {
+		History  bool    `json:"_history"`
 		Attempts int     `json:"_attempts"`
 		First    *string `json:"_first_failure"`
 	}
 	if json.Unmarshal(*object, &old) != nil {
 		return false
-	}
-	l.Attempts = old.Attempts + 1
-	if old.First != nil {
-		l.FirstFailure = *old.First
 	}
 	for _, m := range marks {
 		delete(row, m.Name)
@@ -365,6 +372,13 @@ func unmark(l *deadletter.Letter) bool {
 	if len(l.Row) == 0 {
 		sum := sha256.Sum256(l.Original)
 		l.Digest = hex.EncodeToString(sum[:])
+	}
+	if old.History {
+		return false
+	}
+	l.Attempts = old.Attempts + 1
+	if old.First != nil {
+		l.FirstFailure = *old.First
 	}
 	return true
 }

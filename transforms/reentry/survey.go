@@ -1,4 +1,4 @@
-package replay
+package reentry
 
 import (
 	"cmp"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/source"
+	"github.com/millrace-ml/millrace/transforms/source/driver"
 )
 
 // Survey is what a replay would do.
@@ -40,22 +41,22 @@ type Reason struct {
 
 const maxReasons = 5
 
-// Survey reads the letters and decodes them, and neither computes nor writes anything.
-func (p Plan) Survey(ctx context.Context) (Survey, error) {
+// Examine reads letters and decodes them, and neither computes nor writes anything.
+func Examine(ctx context.Context, parts []driver.Partition, p Params) (Survey, error) {
 	out := Survey{Skipped: map[string]int{}}
-	e, err := p.entrance()
+	e, err := newEntrance(p)
 	if err != nil {
 		return out, err
 	}
 	chosen := map[string]deadletter.Letter{}
-	for _, part := range p.letters {
+	for _, part := range parts {
 		if err := source.Letters(ctx, part, func(l deadletter.Letter, err error) error {
 			out.Letters++
 			if err != nil {
 				out.Unreadable++
 				return nil
 			}
-			if why := p.Params.Filter.skip(&l); why != "" {
+			if why := p.Filter.skip(&l); why != "" {
 				out.Skipped[why]++
 				return nil
 			}
@@ -155,8 +156,9 @@ func Skips(unreadable int, skipped map[string]int) string {
 type Outcome struct {
 	// Letters were read; AtDecode and AtPredict is how many entered, Written how many rows the sinks
 	// took, Failed how many are dead letters again.
-	Letters, Unreadable, AtDecode, AtPredict, Scored, Written, Failed int
-	Skipped                                                           map[string]int
+	// Sent is how many went to a stream instead.
+	Letters, Unreadable, AtDecode, AtPredict, Scored, Written, Failed, Sent int
+	Skipped                                                                 map[string]int
 }
 
 // Count makes an outcome of a job's counters.
@@ -164,7 +166,7 @@ func Count(counters map[string]int64) Outcome {
 	n := func(name string) int { return int(counters[name]) }
 	o := Outcome{
 		Letters: n("replay.letters"), Unreadable: n("replay.unreadable"), AtDecode: n("replay.at_decode"), AtPredict: n("replay.at_predict"),
-		Scored: n("predict.scored"), Written: n("sink.written"), Failed: n("replay.failed"), Skipped: map[string]int{},
+		Scored: n("predict.scored"), Written: n("sink.written"), Failed: n("replay.failed"), Sent: n("replay.sent"), Skipped: map[string]int{},
 	}
 	for _, r := range reasons {
 		if k := n("replay.skipped_" + r); k > 0 {

@@ -1,0 +1,39 @@
+package scoring
+
+import (
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+
+	"github.com/millrace-ml/millrace/transforms/deadletter"
+	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/predict"
+	"github.com/millrace-ml/millrace/transforms/reentry"
+	"github.com/millrace-ml/millrace/transforms/sink"
+	"github.com/millrace-ml/millrace/transforms/source"
+)
+
+// replaying makes a plan of a stream one that also scores the dead letters of an address.
+func (p Plan) replaying(address string) Plan {
+	p.Source.Replay = []string{address}
+	p.Features = reentry.WithMarks(p.Features)
+	stream := *p.Features.Stream
+	stream.Fresh = reentry.FreshColumn
+	p.Features.Stream = &stream
+	return p
+}
+
+// buildReplaying is Build for such a plan: letters enter as events before the features, or as rows
+// before the models.
+func buildReplaying(s beam.Scope, p Plan) {
+	events, bad, letters := source.Follow(s, p.Source)
+	entered, rows, failed := reentry.Follow(s, letters, reentry.Params{
+		Filter: reentry.Filter{AcceptLate: true}, Decode: p.Source.Decode, Features: p.Features, Credit: p.Source.Stream.Credit > 0,
+	})
+	events = beam.Flatten(s, reentry.Mark(s, events, p.Source.Decode), entered)
+	computed, rejected := feature.Compute(s, events, p.Features)
+	scored, unscored := predict.Score(s, beam.Flatten(s, computed, rows), p.Predict)
+	lost := []beam.PCollection{bad, failed, reentry.Again(s, rejected, true), reentry.Again(s, unscored, true)}
+	for _, out := range p.Sinks {
+		lost = append(lost, reentry.Again(s, sink.Write(s, scored, out), true))
+	}
+	deadletter.Write(s, p.letters(), lost...)
+}
