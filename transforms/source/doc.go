@@ -14,6 +14,12 @@
 // Every record is emitted exactly once by a bundle that succeeds, whatever the sizes of ranges: a
 // line belongs to the range that its first byte is in. Ranges are read again after a fault.
 //
+// # Dead letters
+//
+// [Letters] reads envelopes to an end; [Follow] reads them beside the events of a stream. Logs of letters
+// are partitions of the same restriction, since Prism mixes up the watermarks of several: they never hold or
+// move the watermark, and a stream whose events have ended ends once their letters are read.
+//
 // # Errors
 //
 // What can't be opened or read is an error that names it without secrets; [Check] finds most before

@@ -9,11 +9,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/klauspost/compress/gzip"
 
 	_ "github.com/millrace-ml/millrace/transforms/connect/file"
 	"github.com/millrace-ml/millrace/transforms/deadletter"
+	"github.com/millrace-ml/millrace/transforms/decode"
+	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/source"
 )
 
@@ -105,5 +109,40 @@ func TestLettersOfALiveLog(t *testing.T) {
 	ids, bad, err := readLetters(t, "testlog://live")
 	if err != nil || len(ids) != 20 || bad != 1 {
 		t.Errorf("%d letters, %d bad, %v", len(ids), bad, err)
+	}
+}
+
+// TestFollowLetters: a log of letters gives them, holds no watermark, and ends nothing that is still to be read.
+func TestFollowLetters(t *testing.T) {
+	var lines []string
+	for i := range 300 {
+		at := 1000 + 10*i
+		if i%50 == 49 {
+			at -= 400
+		}
+		lines = append(lines, line(i, at))
+	}
+	setLog("testlog://beside", append(lines, "end"))
+	setLog("testlog://envelopes", envelopes(t, 20))
+	seen, marks, letters = nil, nil, nil
+	p, scope := beam.NewPipelineWithRoot()
+	events, bad, replayed := source.Follow(scope, source.Params{
+		URLs: []string{"testlog://beside"}, Replay: []string{"testlog://envelopes"}, Stream: &source.Stream{Run: t.Name(), Lateness: 100 * time.Second},
+		Decode: decode.Params{
+			Fields: []decode.Field{{Name: "id", Kind: event.ID}, {Name: "time", Kind: event.Timestamp, TimeFormat: "unix_s"}},
+			ID:     []string{"id"}, Time: "time",
+		},
+	})
+	beam.ParDo(scope, &collectFn{}, beam.Reshuffle(scope, events))
+	beam.ParDo(scope, &letterFn{}, beam.Reshuffle(scope, beam.Flatten(scope, bad, replayed)))
+	if _, err := beam.Run(t.Context(), "prism", p); err != nil {
+		t.Fatal(err)
+	}
+	count := map[deadletter.Class]int{}
+	for _, l := range letters {
+		count[l.Class]++
+	}
+	if len(seen) != 294 || count[deadletter.Late] != 6 || count[deadletter.Range] != 20 || count[deadletter.Decode] != 1 {
+		t.Errorf("%d events, letters %v; want 294, 6 late, 20 replayed, one line that is none", len(seen), count)
 	}
 }
