@@ -165,6 +165,9 @@ func (s *sender) Flush(ctx context.Context) error {
 	}
 	s.failed = nil
 	s.mu.Unlock()
+	if errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.UnknownTopicOrPartition) {
+		s.client.PurgeTopicsFromProducing(s.topic) // made anew it has another id, which is asked for next
+	}
 	if err != nil {
 		err = connect.Scrub(fmt.Errorf("sending to topic %s: %w", s.topic, err), s.text)
 	}

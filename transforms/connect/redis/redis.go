@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -101,8 +102,38 @@ func (s *sender) Flush(ctx context.Context) error {
 	if pipe == nil {
 		return nil
 	}
-	_, err := pipe.Exec(ctx)
-	return err
+	for waited, wait := time.Duration(0), firstWait; ; wait = min(2*wait, longestWait) {
+		commands, err := pipe.Exec(ctx)
+		if err == nil || !away(err) || waited >= patience {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+			waited += wait
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		}
+		pipe = s.client.Pipeline()
+		for _, c := range commands { // all again: the guard takes none twice
+			c.SetErr(nil)
+			if err := pipe.Process(ctx, c); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// A Redis that is away is waited for: a runner may end the job with the first bundle that fails.
+const (
+	firstWait   = 50 * time.Millisecond
+	longestWait = time.Second
+	patience    = 2 * time.Minute
+)
+
+// away tells a server that can't be reached, or is loading its data, from one that refuses.
+func away(err error) bool {
+	var answer redis.Error
+	return !errors.As(err, &answer) || strings.HasPrefix(answer.Error(), "LOADING")
 }
 
 func (s *sender) Close() error { return s.client.Close() }
