@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -106,7 +104,7 @@ func (c *common) options(o *scoring.Options) error {
 	if o.Memory, err = parseBytes(c.memory); err != nil {
 		return err
 	}
-	debug.SetMemoryLimit(o.Memory / 10 * 9) // the collector works harder near the limit instead of passing it
+	runner.Memory(o.Memory)
 	return nil
 }
 
@@ -145,7 +143,7 @@ func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u 
 	scoring.Build(scope, p)
 	stream := p.Source.Stream != nil
 	if stream {
-		debug.SetMemoryLimit(math.MaxInt64) // state is as large as the entities that live
+		runner.Memory(0)
 		var done func()
 		ctx, done = draining(ctx, pr, p.Run)
 		defer done()

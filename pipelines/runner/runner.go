@@ -5,13 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/options/jobopts"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners/direct"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners/prism"
@@ -52,6 +56,20 @@ func CheckStream(name string) error {
 // machine's disk, so that shuffles do better through files; see feature.Params.
 func Local(name string) bool { return name == "" || name == Prism }
 
+// Memory bounds this process before a bounded job: near the bound the collector works harder instead of
+// passing it, and far from it, less often, since what such a job keeps is small beside what it makes.
+// Without a bound, as for a stream, whose state is as large as the entities that live, all is as Go
+// has it.
+func Memory(bytes int64) {
+	if bytes <= 0 {
+		debug.SetMemoryLimit(math.MaxInt64)
+		debug.SetGCPercent(100)
+		return
+	}
+	debug.SetMemoryLimit(bytes / 10 * 9) // the rest is for what the collector doesn't count
+	debug.SetGCPercent(400)
+}
+
 // Result is what a finished job counted.
 type Result struct {
 	// Counters sums Beam's counters by "namespace.name", over all steps.
@@ -91,13 +109,18 @@ func runPrism(ctx context.Context, p *beam.Pipeline) (beam.PipelineResult, error
 	if !strings.Contains(*jobopts.Experiments, experiment) {
 		*jobopts.Experiments = strings.Trim(*jobopts.Experiments+","+experiment, ",")
 	}
-	before := runtime.GOMAXPROCS(0)
-	if n := 3 * runtime.NumCPU(); n > before {
+	if before, n := runtime.GOMAXPROCS(0), 3*runtime.NumCPU(); n > before && endless(p) {
 		runtime.GOMAXPROCS(n)
 		defer runtime.GOMAXPROCS(before)
 	}
 	defer sweepWorkers(workerFiles())
 	return prism.Execute(ctx, p)
+}
+
+// endless tells a graph whose source has no end.
+func endless(p *beam.Pipeline) bool {
+	_, nodes, err := p.Build()
+	return err == nil && slices.ContainsFunc(nodes, func(n *graph.Node) bool { return !n.Bounded() })
 }
 
 // workerFiles lists the copies of this binary that the SDK makes for loopback jobs and leaves behind.

@@ -34,6 +34,7 @@ func useCase() (*spec.UseCase, error) {
 
 // graph runs the scoring graph on a runner.
 func graph(ctx context.Context, name, in, out, reg string) error {
+	runner.Memory(1 << 30) // the command's default
 	u, err := useCase()
 	if err != nil {
 		return err
