@@ -66,7 +66,7 @@ func Memory(bytes int64) {
 		debug.SetGCPercent(100)
 		return
 	}
-	debug.SetMemoryLimit(bytes / 10 * 9) // the rest is for what the collector doesn't count
+	debug.SetMemoryLimit(bytes / 20 * 17) // the rest is for what the collector doesn't count
 	debug.SetGCPercent(400)
 }
 
