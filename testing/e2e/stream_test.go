@@ -22,6 +22,7 @@ import (
 	"github.com/millrace-ml/millrace/pipelines/scoring"
 	"github.com/millrace-ml/millrace/pipelines/spec"
 	"github.com/millrace-ml/millrace/transforms/connect/simulate"
+	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/sink"
 	sinkdriver "github.com/millrace-ml/millrace/transforms/sink/driver"
 	"github.com/millrace-ml/millrace/transforms/source"
@@ -359,21 +360,15 @@ func TestStreamAccounts(t *testing.T) {
 	}
 	lines[in], perPoll = map[string][]string{"0": stream}, 64
 	dead := t.TempDir() + "/"
-	c := runFeatures(t, runner.Prism, scoring.Options{
+	runFeatures(t, runner.Prism, scoring.Options{
 		Sources: []string{in}, Sink: out, DeadLetters: dead,
 		Stream: &scoring.Stream{Order: "arrival", Lateness: &lateness, InProcess: true, Cores: 2},
 	})
-	if c["source.late"] != int64(late) || c["source.bad"] != int64(bad) || c["features.duplicate"] != int64(copies) {
-		t.Errorf("late %d of %d, malformed %d of %d, duplicate %d of %d", c["source.late"], late, c["source.bad"], bad, c["features.duplicate"], copies)
-	}
-	if c["features.duplicate_conflict"] != 0 {
-		t.Errorf("%d copies are taken for different", c["features.duplicate_conflict"])
-	}
 	scored := len(sent[out])
 	if all := scored + copies + late + bad; all != len(stream) {
 		t.Errorf("%d scored + %d duplicates + %d late + %d malformed = %d of %d", scored, copies, late, bad, all, len(stream))
 	}
-	written := 0
+	classes := map[deadletter.Class]int{} // of the letters: Prism's counters may lack its last bundles
 	files, err := filepath.Glob(dead + "*.jsonl")
 	if err != nil {
 		t.Fatal(err)
@@ -383,10 +378,16 @@ func TestStreamAccounts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		written += bytes.Count(b, []byte("\n"))
+		for line := range bytes.Lines(b) {
+			l, err := deadletter.Parse(line)
+			if err != nil {
+				t.Fatal(err)
+			}
+			classes[l.Class]++
+		}
 	}
-	if written != copies+late+bad {
-		t.Errorf("%d dead letters in %d files, want %d", written, len(files), copies+late+bad)
+	if want := map[deadletter.Class]int{deadletter.Late: late, deadletter.Schema: bad, deadletter.Duplicate: copies}; !maps.Equal(classes, want) {
+		t.Errorf("dead letters %v, want %v", classes, want)
 	}
 	for id, values := range sent[out] {
 		if len(values) != 1 {
