@@ -35,8 +35,18 @@ func Build(s beam.Scope, p Plan) {
 		buildReplaying(s, p)
 		return
 	}
+	rows, lost := Score(s, p)
+	for _, out := range p.Sinks {
+		lost = append(lost, sink.Write(s, rows, out))
+	}
+	deadletter.Write(s, p.letters(), lost...)
+}
+
+// Score adds what comes before the sinks: it gives PCollection<event.Batch>, the rows with features and
+// scores, and PCollections<deadletter.Letter>, what could not go on.
+func Score(s beam.Scope, p Plan) (rows beam.PCollection, lost []beam.PCollection) {
 	events, bad := source.Read(s, p.Source)
-	rows, lost := events, []beam.PCollection{bad}
+	rows, lost = events, []beam.PCollection{bad}
 	if len(p.Features.Features) > 0 {
 		var rejected beam.PCollection
 		rows, rejected = feature.Compute(s, events, p.Features)
@@ -47,10 +57,7 @@ func Build(s beam.Scope, p Plan) {
 		rows, unscored = predict.Score(s, rows, p.Predict)
 		lost = append(lost, unscored)
 	}
-	for _, out := range p.Sinks {
-		lost = append(lost, sink.Write(s, rows, out))
-	}
-	deadletter.Write(s, p.letters(), lost...)
+	return rows, lost
 }
 
 func (p Plan) letters() deadletter.Params {

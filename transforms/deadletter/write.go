@@ -75,12 +75,7 @@ func Sweep(ctx context.Context, p Params) error {
 	if p.publishes() {
 		return nil
 	}
-	s, err := p.target().Open(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	return s.Sweep(ctx)
+	return staged.Sweep(ctx, p.target())
 }
 
 // Write writes letters, PCollections<Letter>: as one file, as parts if the address ends in a slash,

@@ -131,12 +131,7 @@ func Sweep(ctx context.Context, p Params) error {
 	if p.publishes() {
 		return nil
 	}
-	s, err := p.target().Open(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	return s.Sweep(ctx)
+	return staged.Sweep(ctx, p.target())
 }
 
 // Write publishes batches, a PCollection<event.Batch>, and returns what the target refused, a

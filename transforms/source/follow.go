@@ -285,9 +285,8 @@ func (r *reading) report(p progress, got taken) {
 	telemetry.Read(got.rows)
 	telemetry.Bad(len(got.letters) - got.late)
 	telemetry.Blank(int(got.blank))
-	lags := r.lags()
 	for _, part := range p.Partitions {
-		if n, ok := lags[part.Address][part.Name]; ok {
+		if n, ok := r.behind[part.Address][part.Name]; ok {
 			telemetry.Lag(part.Name, n)
 		}
 		if part.Newest != never {

@@ -23,9 +23,10 @@ type reading struct {
 	at        progress          // where the followers stand
 
 	listed time.Time
-	heard  map[int]time.Time // when a partition last had a record, by its index
-	last   time.Time         // when any had
-	paused [][]string        // what each follower was told
+	heard  map[int]time.Time  // when a partition last had a record, by its index
+	last   time.Time          // when any had
+	paused [][]string         // what each follower was told
+	behind []map[string]int64 // the lags after the last poll
 }
 
 var (
@@ -191,11 +192,11 @@ func (r *reading) lags() []map[string]int64 {
 }
 
 // idle tells whether a partition has had nothing to read for so long that it holds back nobody.
-func (r *reading) idle(s Stream, part partition, at int, lags []map[string]int64, now time.Time) bool {
+func (r *reading) idle(s Stream, part partition, at int, now time.Time) bool {
 	if s.Idle == 0 || now.Sub(r.heard[at]) <= s.Idle || slices.Contains(r.paused[part.Address], part.Name) {
 		return false
 	}
-	return lags[part.Address][part.Name] == 0 // or not known
+	return r.behind[part.Address][part.Name] == 0 // or not known
 }
 
 // align pauses the partitions that are too far ahead of the slowest that has records waiting.
@@ -233,17 +234,17 @@ func (r *reading) align(s Stream, p *progress) {
 // advance moves the watermark on, and finds the end.
 func (r *reading) advance(s Stream, p *progress, now time.Time) {
 	mark, any, open := int64(0), false, false
-	lags := r.lags()
+	r.behind = r.lags()
 	for i, part := range p.Partitions {
 		if part.Ended {
 			continue
 		}
 		if r.group.replays(part.Address) { // they say nothing of the time, and keep nobody reading but for what they have
-			open = open || lags[part.Address][part.Name] > 0
+			open = open || r.behind[part.Address][part.Name] > 0
 			continue
 		}
 		open = true
-		if r.idle(s, part, i, lags, now) {
+		if r.idle(s, part, i, now) {
 			continue
 		}
 		if part.Newest == never {

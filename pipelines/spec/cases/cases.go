@@ -12,9 +12,7 @@ import (
 	"github.com/millrace-ml/millrace/pipelines/runner"
 	"github.com/millrace-ml/millrace/pipelines/scoring"
 	"github.com/millrace-ml/millrace/pipelines/spec"
-	"github.com/millrace-ml/millrace/transforms/feature"
 	"github.com/millrace-ml/millrace/transforms/predict"
-	"github.com/millrace-ml/millrace/transforms/source"
 
 	_ "github.com/millrace-ml/millrace/transforms/connect/file" // a case's events are read from a file
 )
@@ -71,15 +69,8 @@ func run(ctx context.Context, u *spec.UseCase, c *spec.Case, registry, file stri
 	}
 	into, collected := collect()
 	pipeline, s := beam.NewPipelineWithRoot()
-	events, bad := source.Read(s, p.Source)
-	rows, rejected := feature.Compute(s, events, p.Features)
-	letters := []beam.PCollection{bad, rejected}
-	if len(p.Predict.Models) > 0 {
-		var unscored beam.PCollection
-		rows, unscored = predict.Score(s, rows, p.Predict)
-		letters = append(letters, unscored)
-	}
-	into(s, rows, beam.Flatten(s, letters...))
+	rows, lost := scoring.Score(s, p)
+	into(s, rows, beam.Flatten(s, lost...))
 	if _, err := runner.Run(ctx, runner.Direct, pipeline); err != nil {
 		return outcome{}, err
 	}

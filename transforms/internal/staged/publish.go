@@ -69,8 +69,11 @@ func CommitAll(ctx context.Context, t Target, next func(*Chunk) bool, join Join,
 
 type sweepFn struct{ Target Target }
 
-func (f *sweepFn) ProcessElement(ctx context.Context, _ int64) error {
-	s, err := f.Target.Open(ctx)
+func (f *sweepFn) ProcessElement(ctx context.Context, _ int64) error { return Sweep(ctx, f.Target) }
+
+// Sweep deletes what is staged for a target; see [Stage.Sweep].
+func Sweep(ctx context.Context, t Target) error {
+	s, err := t.Open(ctx)
 	if err != nil {
 		return err
 	}
