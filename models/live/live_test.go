@@ -267,6 +267,14 @@ func TestSwapsUnderLoad(t *testing.T) {
 		})
 	}
 	// Both bad ones come in the middle; each promotion waits until all score with what it brought.
+	everyoneOn := func(v int) {
+		for s := range scorers {
+			for newest[s].Load() != int64(v) && !t.Failed() {
+				time.Sleep(50 * time.Microsecond)
+			}
+		}
+	}
+	everyoneOn(1)
 	for v := 2; v <= swaps; v++ {
 		for _, bad := range []struct{ after, version int }{{20, corrupt}, {30, foreign}} {
 			if v == bad.after {
@@ -277,11 +285,7 @@ func TestSwapsUnderLoad(t *testing.T) {
 		}
 		w.promote(v)
 		ticks <- time.Time{}
-		for s := range scorers {
-			for newest[s].Load() != int64(v) && !t.Failed() {
-				time.Sleep(50 * time.Microsecond)
-			}
-		}
+		everyoneOn(v)
 	}
 	stop.Store(true)
 	wg.Wait()
