@@ -141,14 +141,19 @@ func thousands(n int64) string {
 	return s
 }
 
-// counts says what a job did with its events.
+// counts says what a job did with its events: by this process's own count, since Prism's counters may
+// lack a stream's last bundles, and by the runner's where the workers are elsewhere.
 func (p *progress) counts(res runner.Result) {
 	p.unwatch()
-	read, letters, written := res.Counters["source.read"], res.Counters["deadletter.written"], res.Counters["sink.written"]
+	t := telemetry.Snapshot().Since(p.before)
+	if t.Read == 0 {
+		t.Read, t.Blank = res.Counters["source.read"], res.Counters["source.blank"]
+		t.DeadLetters, t.Written = res.Counters["deadletter.written"], res.Counters["sink.written"]
+	}
 	seconds := time.Since(p.start).Seconds()
-	text := fmt.Sprintf("%d events, %.0f a second; %d dead letters, %d written", read, float64(read)/seconds, letters, written)
-	p.out.say(p.stamp(text), "done", "read", read, "seconds", seconds, "dead_letters", letters, "written", written, "blank", res.Counters["source.blank"])
-	if n := res.Counters["source.blank"]; n > 0 {
-		p.say("%d blank lines skipped", n)
+	text := fmt.Sprintf("%d events, %.0f a second; %d dead letters, %d written", t.Read, float64(t.Read)/seconds, t.DeadLetters, t.Written)
+	p.out.say(p.stamp(text), "done", "read", t.Read, "seconds", seconds, "dead_letters", t.DeadLetters, "written", t.Written, "blank", t.Blank)
+	if t.Blank > 0 {
+		p.say("%d blank lines skipped", t.Blank)
 	}
 }
