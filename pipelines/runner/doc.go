@@ -1,5 +1,5 @@
 // Package runner is the one door through which a graph reaches an engine: direct, in this process on
-// one goroutine a stage, or Prism, Beam's local portable runner, the default.
+// one goroutine a stage, Prism, Beam's local portable runner, the default, or a Flink cluster.
 //
 // # Errors
 //

@@ -20,6 +20,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners/direct"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners/prism"
 
+	"github.com/millrace-ml/millrace/pipelines/runner/flink"
 	"github.com/millrace-ml/millrace/transforms/feature"
 	"github.com/millrace-ml/millrace/transforms/predict"
 	"github.com/millrace-ml/millrace/transforms/source"
@@ -30,6 +31,8 @@ const (
 	Direct = "direct"
 	// Prism runs graphs on Beam's local portable runner, in this process. It is the default.
 	Prism = "prism"
+	// Flink runs graphs on a Flink cluster; see package flink.
+	Flink = "flink"
 )
 
 // ErrUnknown reports a name that is no runner.
@@ -38,19 +41,22 @@ var ErrUnknown = errors.New("unknown runner")
 // Check reports whether name is a runner; the empty name means Prism.
 func Check(name string) error {
 	switch name {
-	case "", Direct, Prism:
+	case "", Direct, Prism, Flink:
 		return nil
 	}
-	return fmt.Errorf("%w %q: choose %s or %s", ErrUnknown, name, Prism, Direct)
+	return fmt.Errorf("%w %q: choose %s, %s or %s", ErrUnknown, name, Prism, Direct, Flink)
 }
 
 // CheckStream reports whether the named runner can run a graph whose source has no end.
 func CheckStream(name string) error {
 	if name == Direct {
-		return fmt.Errorf("%s runs bounded graphs alone, and the source has no end: choose %s", Direct, Prism)
+		return fmt.Errorf("%s runs bounded graphs alone, and the source has no end: choose %s or %s", Direct, Prism, Flink)
 	}
 	return Check(name)
 }
+
+// InProcess reports whether the named runner's workers are this process.
+func InProcess(name string) bool { return name != Flink }
 
 // Local reports whether the named runner copies what it shuffles between workers that share this
 // machine's disk, so that shuffles do better through files; see feature.Params.
@@ -74,6 +80,19 @@ func Memory(bytes int64) {
 type Result struct {
 	// Counters sums Beam's counters by "namespace.name", over all steps.
 	Counters map[string]int64
+	// Savepoint is where a stream was stopped with one, on Flink.
+	Savepoint string
+}
+
+// Engine is a runner, and how it runs.
+type Engine struct {
+	// Name is Direct, Prism or Flink; empty means Prism.
+	Name string
+	// Flink is for Flink alone.
+	Flink flink.Options
+	// Progress is told how a job on a cluster goes on; it may be nil. Jobs in this process tell package
+	// telemetry.
+	Progress flink.Progress
 }
 
 // prismTurn serialises Prism jobs of a process: the SDK keeps endpoint and worker in globals.
@@ -81,15 +100,21 @@ var prismTurn sync.Mutex
 
 // Run executes p on the named runner and waits for its end. The caller has called beam.Init.
 func Run(ctx context.Context, name string, p *beam.Pipeline) (Result, error) {
-	if err := Check(name); err != nil {
+	return Engine{Name: name}.Run(ctx, p)
+}
+
+// Run executes p and waits for its end. The caller has called beam.Init.
+func (e Engine) Run(ctx context.Context, p *beam.Pipeline) (res Result, err error) {
+	if err := Check(e.Name); err != nil {
 		return Result{}, err
 	}
-	var res beam.PipelineResult
-	var err error
-	if name == Direct {
-		res, err = direct.Execute(ctx, p)
-	} else {
-		res, err = runPrism(ctx, p)
+	switch e.Name {
+	case Flink:
+		res, err = e.runFlink(ctx, p)
+	case Direct:
+		res, err = counted(direct.Execute(ctx, p))
+	default:
+		res, err = counted(runPrism(ctx, p))
 	}
 	source.CleanUp()
 	predict.CleanUp()
@@ -97,9 +122,19 @@ func Run(ctx context.Context, name string, p *beam.Pipeline) (Result, error) {
 		return Result{}, fmt.Errorf("clearing spilled events: %w", cerr)
 	}
 	if err != nil {
-		return Result{}, fmt.Errorf("running on %s: %w", cmp.Or(name, Prism), err)
+		return res, fmt.Errorf("running on %s: %w", cmp.Or(e.Name, Prism), err)
 	}
-	return Result{Counters: counters(res)}, nil
+	return res, nil
+}
+
+func (e Engine) runFlink(ctx context.Context, p *beam.Pipeline) (Result, error) {
+	job, err := flink.Submit(ctx, p, e.Flink)
+	if err != nil {
+		return Result{}, err
+	}
+	defer job.Close()
+	res, err := job.Wait(ctx, e.Progress)
+	return Result{Counters: res.Counters, Savepoint: res.Savepoint}, err
 }
 
 func runPrism(ctx context.Context, p *beam.Pipeline) (beam.PipelineResult, error) {
@@ -141,13 +176,13 @@ func sweepWorkers(before map[string]bool) {
 	}
 }
 
-func counters(res beam.PipelineResult) map[string]int64 {
-	out := map[string]int64{}
-	if res == nil {
-		return out
+func counted(res beam.PipelineResult, err error) (Result, error) {
+	out := Result{Counters: map[string]int64{}}
+	if res == nil || err != nil {
+		return out, err
 	}
 	for _, c := range res.Metrics().AllMetrics().Counters() {
-		out[c.Key.Namespace+"."+c.Key.Name] += c.Result()
+		out.Counters[c.Key.Namespace+"."+c.Key.Name] += c.Result()
 	}
-	return out
+	return out, nil
 }

@@ -1,0 +1,31 @@
+// Package flink runs graphs on a Flink cluster: it sends a graph to Beam's job server with the options that
+// the SDK's own runner can't give, and watches the job by Flink's REST interface.
+//
+// A cluster needs Beam's Flink job server (beam-runners-flink-<version>-job-server), and beside each
+// TaskManager Beam's boot: as a pool of workers (EXTERNAL), or as a program (PROCESS). What workers run is
+// this executable, which is sent with each job.
+//
+// # Delivery
+//
+// State is exactly once, sinks see again what came after the last checkpoint: they have to be idempotent.
+//
+// # Errors
+//
+// [Options.Validate] reports all faults of the options; an address that answers nothing, or the wrong
+// thing, too few slots, a job server of another version of Beam, state of another meaning ([ErrState]) are
+// errors before anything starts. [ErrFailed] wraps what made a job fail, at its root; [ErrCancelled] reports
+// one that somebody else ended. A job that fails in a way that a restart doesn't mend is cancelled.
+//
+// # Non-obvious
+//
+// Bundles end before each checkpoint (finish_bundle_before_checkpointing): else what a stage gives at its end
+// waits for the stage's next bundle, which a source's shard never gets.
+//
+// parallelism must be a number. As text the worker can't read it and ends; its job waits for ever.
+//
+// A stream whose sources have ended goes on on Flink, since sources that shut down would end its
+// checkpoints. Wait sees the watermarks at the end of time, lets two more checkpoints complete, before which
+// all bundles end, and cancels.
+//
+// A worker of the SDK whose runner is gone sleeps for ever, and so does boot: package worker ends both.
+package flink

@@ -1,0 +1,148 @@
+package flink
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+)
+
+// note is the file millrace.json beside a savepoint: what the job kept in it, by the names of its stages,
+// so that a graph that means something else is refused before it starts.
+type note struct {
+	V     int      `json:"v"`
+	Job   string   `json:"job"`
+	Flink string   `json:"flink"`
+	State []string `json:"state"` // "customer_id@3fa2c1"
+}
+
+const noteName = "millrace.json"
+
+// stateful finds the stages in the names of transforms and vertices.
+var stateful = regexp.MustCompile(`[\w.$-]+@[0-9a-f]{8}\b`)
+
+// states are the stages with state that names tell.
+func states(names []string) []string {
+	var found []string
+	for _, n := range names {
+		found = append(found, stateful.FindAllString(n, -1)...)
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+// names are the unique names of the transforms, which Flink's operators have their ids from, in order.
+func names(p *pipepb.Pipeline) []string {
+	var all []string
+	for _, t := range p.GetComponents().GetTransforms() {
+		all = append(all, t.GetUniqueName())
+	}
+	slices.Sort(all)
+	return all
+}
+
+// local is the path of a savepoint that this machine sees.
+func local(savepoint string) (string, bool) {
+	path, ok := strings.CutPrefix(savepoint, "file:")
+	if !ok {
+		path = savepoint
+		if strings.Contains(path, "://") {
+			return "", false
+		}
+	}
+	path = "/" + strings.TrimLeft(path, "/")
+	return path, true
+}
+
+// Note writes millrace.json beside a savepoint of a job, where this machine sees the savepoint's folder;
+// elsewhere Flink alone refuses state of another meaning.
+func (c *Cluster) Note(ctx context.Context, id, savepoint string) error {
+	d, err := c.Job(ctx, id)
+	if err != nil {
+		return err
+	}
+	var all []string
+	for _, v := range d.Vertices {
+		all = append(all, v.Name)
+	}
+	o, err := c.Overview(ctx)
+	if err != nil {
+		return err
+	}
+	return writeNote(savepoint, note{V: 1, Job: d.Name, Flink: o.Version, State: states(all)})
+}
+
+func writeNote(savepoint string, n note) error {
+	dir, ok := local(savepoint)
+	if !ok {
+		return nil
+	}
+	if _, err := os.Stat(dir); err != nil { // on another machine
+		return nil
+	}
+	text, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, noteName), append(text, '\n'), 0o644); err != nil {
+		return fmt.Errorf("noting what the savepoint holds: %w", err)
+	}
+	return nil
+}
+
+// note writes that of a job's own savepoint.
+func (j *Job) note(context.Context) error {
+	return writeNote(j.savepoint, note{V: 1, Job: j.options.Name, Flink: j.version, State: states(names(j.pipeline))})
+}
+
+// ErrState reports a savepoint whose state the graph has no stage for.
+var ErrState = errors.New("the savepoint holds other state")
+
+// compareState finds out, where there is a note, whether the graph has a stage for all that the savepoint holds.
+func (j *Job) compareState(context.Context) error {
+	if j.options.SavepointPath == "" || j.options.FreshState {
+		return nil
+	}
+	dir, ok := local(j.options.SavepointPath)
+	if !ok {
+		return nil
+	}
+	text, err := os.ReadFile(filepath.Join(dir, noteName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var n note
+	if err == nil {
+		err = json.Unmarshal(text, &n)
+	}
+	if err != nil {
+		return fmt.Errorf("reading what the savepoint holds: %w", err)
+	}
+	return compare(n.State, states(names(j.pipeline)))
+}
+
+func compare(kept, have []string) error {
+	var errs []error
+	for _, k := range kept {
+		if slices.Contains(have, k) {
+			continue
+		}
+		entity, _, _ := strings.Cut(k, "@")
+		now := "no stage"
+		for _, h := range have {
+			if e, print, _ := strings.Cut(h, "@"); e == entity {
+				now = "fingerprint " + print
+			}
+		}
+		errs = append(errs, fmt.Errorf("%w: %s, and the graph has %s for %s: its windows, aggregates, order, lateness or shards changed; go on with the graph that wrote it, or give fresh_state=true, which drops that state", ErrState, k, now, entity))
+	}
+	return errors.Join(errs...)
+}
