@@ -19,7 +19,8 @@ import (
 
 // ReadParquet decodes a Parquet file. Columns are found by the fields' paths. A letter's place is the
 // row's number, from 0 as Offset and from 1 as Line, and its Original the row as JSON, since a row has
-// no bytes of its own. Source.Offset, End and Header have no meaning here.
+// no bytes of its own. Of src Offset and End count rows here: those from Offset on are read, to End if
+// it is above 0; Header has no meaning.
 //
 // Columns are taken by physical type: integers for int, id, decimal (with the column's own scale),
 // float, bool (0 and 1) and timestamp (with the column's unit or the field's unix format, else
@@ -44,10 +45,27 @@ func (d *Decoder) ReadParquet(r io.ReaderAt, size int64, src Source, emit func(e
 	}
 	w.begin(d.p.BatchRows)
 	for g, group := range f.RowGroups() {
+		if src.End > 0 && number >= src.End {
+			break
+		}
+		if number+group.NumRows() <= src.Offset {
+			number += group.NumRows()
+			continue
+		}
 		reader := group.Rows()
 		err := func() error {
-			for {
-				n, readErr := readRows(reader, rows)
+			if skip := src.Offset - number; skip > 0 {
+				if err := reader.SeekToRow(skip); err != nil {
+					return fmt.Errorf("reading %s, row group %d: %w: going to row %d: %w", src.Name, g, ErrFile, src.Offset, err)
+				}
+				number = src.Offset
+			}
+			for src.End <= 0 || number < src.End {
+				room := rows
+				if src.End > 0 {
+					room = rows[:min(int64(len(rows)), src.End-number)]
+				}
+				n, readErr := readRows(reader, room)
 				for _, row := range rows[:n] {
 					if w.parquetRow(columns, row) {
 						stats.Rows++
@@ -77,12 +95,16 @@ func (d *Decoder) ReadParquet(r io.ReaderAt, size int64, src Source, emit func(e
 					return fmt.Errorf("reading %s, row group %d: %w", src.Name, g, readErr)
 				}
 			}
+			return nil
 		}()
 		if err = errors.Join(err, reader.Close()); err != nil {
 			return stats, err
 		}
 	}
 	stats.Lines, stats.Bytes = stats.Rows+stats.Rejected, size
+	if total := f.NumRows(); stats.Lines < total {
+		stats.Bytes = int64(float64(size) / float64(total) * float64(stats.Lines))
+	}
 	err = flush()
 	w.release()
 	return stats, err

@@ -504,7 +504,13 @@ func TestRoundTrip(t *testing.T) {
 			if err != nil {
 				rt.Fatal(err)
 			}
-			_, err = d.ReadParquet(bytes.NewReader(file.Bytes()), int64(file.Len()), Source{}, emit, reject)
+			cut := rapid.Int64Range(0, int64(b.N)).Draw(rt, "cut") // read in two parts, or in one
+			if cut > 0 {
+				_, err = d.ReadParquet(bytes.NewReader(file.Bytes()), int64(file.Len()), Source{End: cut}, emit, reject)
+			}
+			if err == nil {
+				_, err = d.ReadParquet(bytes.NewReader(file.Bytes()), int64(file.Len()), Source{Offset: cut}, emit, reject)
+			}
 		} else {
 			var e format.Encoder
 			if e, err = format.NewEncoder(kind, b.Schema, nil); err != nil {

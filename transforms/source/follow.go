@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -220,9 +221,17 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 	}
 	part := &p.Partitions[at]
 	part.Next, part.Ended = c.Next, part.Ended || c.Ended
-	heard := c.Batch.N > 0 || len(c.Records) > 0
+	heard := c.Batch.N > 0 || len(c.Records) > 0 || c.Table.File != nil
 	if heard {
 		r.heard[at], r.last = now, now
+	}
+	name := cmp.Or(c.Source, c.Partition)
+	bury := func(l deadletter.Letter) error {
+		got.letters = append(got.letters, l)
+		return nil
+	}
+	if c.Fault != nil {
+		defer func() { _ = bury(f.unreadable(name, c.Fault)) }()
 	}
 	if r.group.replays(address) {
 		return r.letters(address, c, got)
@@ -234,7 +243,7 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 		b, late := sift(b, p.Watermark)
 		for i := range late.N {
 			l := deadletter.FromRow(deadletter.Late, &late, i)
-			l.Stage, l.Place = "source", deadletter.Place{Source: c.Partition}
+			l.Stage, l.Place = "source", deadletter.Place{Source: name}
 			l.UseCase, l.Fingerprint = f.Decode.UseCase, f.Decode.Fingerprint
 			l.Message = fmt.Sprintf("it came after the watermark %s had passed its time; raise lateness if that is too early", instant(p.Watermark).UTC().Format(time.RFC3339Nano))
 			got.letters = append(got.letters, l)
@@ -254,19 +263,36 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 		got.bytes += b.Size()
 		return keep(b)
 	}
-	stats, err := f.decoder.Records(c.Partition, c.Records, keep, func(l deadletter.Letter) error {
-		got.letters = append(got.letters, l)
-		return nil
-	})
+	var stats decode.Stats
+	var err error
+	if t := c.Table; t.File != nil {
+		stats, err = f.decoder.ReadParquet(t.File, t.Size, decode.Source{Name: name, Offset: t.From, End: t.To}, keep, bury)
+		if errors.Is(err, decode.ErrFile) { // the others are fine
+			err = bury(f.unreadable(name, err))
+		}
+	} else {
+		stats, err = f.decoder.Records(name, c.Records, keep, bury)
+	}
 	got.blank += stats.Blank
 	got.bytes += int(stats.Bytes)
 	return err
 }
 
+// unreadable is the letter of what has no records to be shown.
+func (f *followFn) unreadable(source string, why error) deadletter.Letter {
+	return deadletter.Letter{
+		Stage: "decode", Class: deadletter.Decode, Message: why.Error(), Attempts: 1, Place: deadletter.Place{Source: source},
+		UseCase: f.Decode.UseCase, Fingerprint: f.Decode.Fingerprint,
+	}
+}
+
 // letters takes a chunk of dead letters in.
 func (r *reading) letters(address int, c *driver.Chunk, got *taken) error {
+	if c.Table.File != nil {
+		return r.fault(address, fmt.Errorf("%s is Parquet; dead letters are lines of JSON", cmp.Or(c.Source, c.Partition)))
+	}
 	for _, rec := range c.Records {
-		l, err := envelope(c.Partition, rec.Value, deadletter.Place{Offset: rec.Offset})
+		l, err := envelope(cmp.Or(c.Source, c.Partition), rec.Value, deadletter.Place{Offset: rec.Offset})
 		switch {
 		case errors.Is(err, deadletter.ErrVersion):
 			return r.fault(address, err)

@@ -61,10 +61,11 @@ func letters(ctx context.Context, p driver.Partition, each func(deadletter.Lette
 		}
 		return each(l, err)
 	}
-	if log, ok := d.(driver.Log); ok {
-		return logLetters(ctx, log, p, take)
+	bytes, ok := d.(driver.Bytes)
+	if !ok {
+		return logLetters(ctx, d.(driver.Log), p, take)
 	}
-	file, err := d.(driver.Bytes).Open(ctx, p, 0)
+	file, err := bytes.Open(ctx, p, 0)
 	if err != nil {
 		return err
 	}

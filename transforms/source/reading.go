@@ -147,7 +147,7 @@ func (r *reading) refresh(ctx context.Context, s Stream, p *progress, now time.T
 		return nil
 	}
 	for a, address := range r.group.Addresses {
-		parts, err := list(ctx, address)
+		parts, err := listLogs(ctx, address)
 		if err != nil {
 			if r.listed.IsZero() {
 				return err

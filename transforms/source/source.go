@@ -54,6 +54,16 @@ func ReadsToEnd(address string) bool {
 	return err == nil && ends(d)
 }
 
+// LocalOnly says why workers of a cluster can't read an address, and what to do instead; "" if they may.
+func LocalOnly(address string) string {
+	if d, err := driverOf(address); err == nil {
+		if local, ok := d.(driver.Local); ok {
+			return local.LocalOnly(address)
+		}
+	}
+	return ""
+}
+
 func driverOf(address string) (driver.Driver, error) {
 	scheme := connect.Scheme(address)
 	driversMu.Lock()
@@ -117,7 +127,11 @@ func Check(ctx context.Context, p Params) error {
 	errs := []error{p.Validate()}
 	for _, address := range slices.Concat(p.URLs, p.Replay) {
 		if address != "" {
-			_, err := list(ctx, address)
+			find := list
+			if p.Stream != nil {
+				find = listLogs
+			}
+			_, err := find(ctx, address)
 			errs = append(errs, err)
 		}
 	}
@@ -215,6 +229,23 @@ func list(ctx context.Context, address string) ([]driver.Partition, error) {
 		}
 	}
 	return nil, fmt.Errorf("reading source %s: %w", connect.Redact(address), connect.Scrub(err, address))
+}
+
+// listLogs lists the partitions of a stream.
+func listLogs(ctx context.Context, address string) ([]driver.Partition, error) {
+	d, err := driverOf(address)
+	if err != nil {
+		return list(ctx, address)
+	}
+	lister, ok := d.(driver.Lister)
+	if !ok {
+		return list(ctx, address)
+	}
+	parts, err := lister.Logs(ctx, address)
+	if err != nil {
+		return nil, fmt.Errorf("reading source %s: %w", connect.Redact(address), connect.Scrub(err, address))
+	}
+	return parts, nil
 }
 
 // maxHeader bounds the first line of a csv file.

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/millrace-ml/millrace/transforms/event"
@@ -14,6 +15,22 @@ type Log interface {
 	// Follow reads on in partitions of an address, each from its position. What it returns belongs to
 	// one goroutine.
 	Follow(ctx context.Context, address string, from []Position) (Follower, error)
+}
+
+// Lister is a log that has other partitions when it is followed than when it is read to an end: files of
+// a folder are a partition each, the folder that grows is one.
+type Lister interface {
+	Log
+	// Logs lists the partitions for Follow, sorted by name. An address that names nothing yet is none
+	// the worse for it.
+	Logs(ctx context.Context, address string) ([]Partition, error)
+}
+
+// Local is a driver of sources that one machine alone can read, such as what it takes in itself.
+type Local interface {
+	Driver
+	// LocalOnly says to people why a cluster can't read an address, and what to do instead.
+	LocalOnly(address string) string
 }
 
 // Position is where reading goes on in a partition.
@@ -42,14 +59,30 @@ type Follower interface {
 // Chunk is a run of records of a partition.
 type Chunk struct {
 	Partition string
-	// Records are to be decoded; Batch, where N > 0, is what needs no decoding. A chunk has one of them,
-	// or neither: then it tells where its partition stands, such as where reading begins.
+	// Source is where the records are from, for people and dead letters, if that says more than
+	// Partition: a file of a folder.
+	Source string
+	// Records are to be decoded, Table are rows to be decoded; Batch, where N > 0, is what needs no
+	// decoding. A chunk has one of them, or none: then it tells where its partition stands, such as where
+	// reading begins.
 	Records []Record
+	Table   Table
 	Batch   event.Batch
+	// Fault says what of Source can't be read behind the records, and why: it becomes a dead letter, and
+	// reading goes on at Next.
+	Fault error
 	// Next is the position behind the last record.
 	Next string
 	// Ended says that nothing will ever come behind Next, as in a shard that was closed.
 	Ended bool
+}
+
+// Table is a run of rows of a Parquet file.
+type Table struct {
+	File io.ReaderAt // nil for none
+	Size int64       // of the file in bytes
+	// From is the number of the first row, To that behind the last; 0 for all that follow.
+	From, To int64
 }
 
 // Record is bytes with their place.
