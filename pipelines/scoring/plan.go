@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace-ml/millrace/models/registry"
 	"github.com/millrace-ml/millrace/pipelines/spec"
+	"github.com/millrace-ml/millrace/transforms/featurelog"
 	"github.com/millrace-ml/millrace/transforms/format"
 	"github.com/millrace-ml/millrace/transforms/predict"
 	"github.com/millrace-ml/millrace/transforms/sink"
@@ -157,6 +158,13 @@ func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
 			p.Sinks = append(p.Sinks, sink.Params{URL: url, Format: s.Format, When: s.When, Outs: outs, Stream: p.Roll})
 		}
 	}
+	if log := u.FeatureLog; log.URL != "" {
+		url, err := log.URL.Resolve()
+		if err != nil {
+			return Plan{}, fmt.Errorf("sinks.feature_log: %w", err)
+		}
+		p.Log = &featurelog.Params{Sink: sink.Params{URL: url, When: log.When, Stream: p.Roll}, Features: u.Features()}
+	}
 	if len(p.Sinks) == 0 {
 		return Plan{}, errors.New("there is no sink: add one to the use case, or give --sink")
 	}
@@ -174,6 +182,10 @@ func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
 // keep lets the shuffles drop what neither the models nor the sinks read. Conditions may name any
 // column, so with one nothing is dropped.
 func (p Plan) keep(u *spec.UseCase, all bool) Plan {
+	if p.Log != nil {
+		all = all || p.Log.Sink.When != ""
+		p.Features.Keep = append(p.Features.Keep, p.Log.Columns()...)
+	}
 	for _, s := range p.Sinks {
 		all = all || s.When != ""
 		for _, o := range s.Outs {

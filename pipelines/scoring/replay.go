@@ -5,6 +5,7 @@ import (
 
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/featurelog"
 	"github.com/millrace-ml/millrace/transforms/predict"
 	"github.com/millrace-ml/millrace/transforms/reentry"
 	"github.com/millrace-ml/millrace/transforms/sink"
@@ -34,6 +35,9 @@ func buildReplaying(s beam.Scope, p Plan) {
 	lost := []beam.PCollection{bad, failed, reentry.Again(s, rejected, true), reentry.Again(s, unscored, true)}
 	for _, out := range p.Sinks {
 		lost = append(lost, reentry.Again(s, sink.Write(s, scored, out), true))
+	}
+	if p.Log != nil {
+		lost = append(lost, reentry.Again(s, featurelog.Write(s, scored, *p.Log), true))
 	}
 	deadletter.Write(s, p.letters(), lost...)
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/featurelog"
 	"github.com/millrace-ml/millrace/transforms/predict"
 	"github.com/millrace-ml/millrace/transforms/sink"
 	"github.com/millrace-ml/millrace/transforms/source"
@@ -22,6 +24,8 @@ type Plan struct {
 	Predict predict.Params
 	// Sinks each receive all rows that their condition lets through.
 	Sinks []sink.Params
+	// Log keeps what was served; nil for none.
+	Log *featurelog.Params
 	// DeadLetters is the URL of what could not go on.
 	DeadLetters string
 	// Run and Roll are set where the source has no end: the run's name, and how files are cut.
@@ -38,6 +42,9 @@ func Build(s beam.Scope, p Plan) {
 	rows, lost := Score(s, p)
 	for _, out := range p.Sinks {
 		lost = append(lost, sink.Write(s, rows, out))
+	}
+	if p.Log != nil {
+		lost = append(lost, featurelog.Write(s, rows, *p.Log))
 	}
 	deadletter.Write(s, p.letters(), lost...)
 }
@@ -64,11 +71,19 @@ func (p Plan) letters() deadletter.Params {
 	return deadletter.Params{URL: p.DeadLetters, Stream: p.Roll}
 }
 
+// tables are the sinks and the log.
+func (p Plan) tables() []sink.Params {
+	if p.Log == nil {
+		return p.Sinks
+	}
+	return append(slices.Clone(p.Sinks), p.Log.Table())
+}
+
 // Check looks, before anything starts, for sources that are not there and targets that can't be
 // written.
 func (p Plan) Check(ctx context.Context) error {
 	errs := []error{source.Check(ctx, p.Source), deadletter.Check(ctx, p.letters())}
-	for _, s := range p.Sinks {
+	for _, s := range p.tables() {
 		errs = append(errs, sink.Check(ctx, s))
 	}
 	return errors.Join(errs...)
@@ -93,7 +108,7 @@ func (p Plan) Size(ctx context.Context) (Plan, error) {
 // Sweep removes what a failed job has staged and not published.
 func (p Plan) Sweep(ctx context.Context) error {
 	errs := []error{deadletter.Sweep(ctx, p.letters())}
-	for _, s := range p.Sinks {
+	for _, s := range p.tables() {
 		errs = append(errs, sink.Sweep(ctx, s))
 	}
 	return errors.Join(errs...)

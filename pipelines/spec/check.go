@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/expr"
 	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/featurelog"
 )
 
 // check finds what is wrong between keys. What decoding has already faulted is left out, so that one
@@ -421,12 +422,30 @@ func (d *decoder) checkSinks(u *UseCase, s *event.Schema) {
 			}
 			continue
 		}
-		kept = append(kept, x)
 		if scored != nil {
 			d.compile(x.When, path+".when", scored, event.Bool)
 		}
+		if x.Name == "feature_log" {
+			u.FeatureLog = x
+			d.checkFeatureLog(u, path)
+			continue
+		}
+		kept = append(kept, x)
 	}
 	u.Sinks = kept
+}
+
+// checkFeatureLog holds that the log is a table, with names that each stand for one thing.
+func (d *decoder) checkFeatureLog(u *UseCase, path string) {
+	if d.has(path + ".format") {
+		d.faultAt(path+".format", "means nothing for the feature log, which is Parquet")
+	}
+	if len(u.Models) == 0 {
+		d.faultAt(path, "there is no model that features are served to; add the models section, or run `millrace features`")
+	}
+	for _, f := range featurelog.Clashes(u.featureParams(nil, u.Entries)) {
+		d.faultAt(path, "the log has a column %s of its own: give the field or feature another name", f)
+	}
 }
 
 func (d *decoder) checkTraining(u *UseCase, s *event.Schema) {

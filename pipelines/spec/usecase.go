@@ -40,9 +40,11 @@ type UseCase struct {
 	Registry Ref
 	// Replay is where a stream looks for dead letters that shall be scored again; empty: nowhere.
 	Replay Ref
-	// Sinks are the outputs in the file's order, dead letters apart.
+	// Sinks are the outputs in the file's order, dead letters and the feature log apart.
 	Sinks       []Sink
 	DeadLetters Ref
+	// FeatureLog keeps what was served, for skew and training; without a URL there is none.
+	FeatureLog Sink
 	// Training is nil where the file has none.
 	Training *Training
 
