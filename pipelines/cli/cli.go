@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-ml/millrace/pipelines/runner"
+	"github.com/millrace-ml/millrace/pipelines/runner/worker"
 	"github.com/millrace-ml/millrace/pipelines/spec"
 	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
@@ -36,8 +37,7 @@ func Main() {
 	if isWorker(os.Args[1:]) {
 		flag.Parse()
 		serveWorker(os.Getenv(metricsVariable))
-		beam.Init() // serves the runner and does not return
-		return
+		worker.Run(os.Args[1:], beam.Init) // does not return
 	}
 	log.SetLogger(beamLog{})
 	_ = flag.CommandLine.Parse(nil)
