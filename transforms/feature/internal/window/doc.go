@@ -8,6 +8,19 @@
 // older than the newest takes its place, and its features are as of its own time, over what has
 // arrived. Rows behind every window are dropped; [Config.Lateness] keeps them for late rows.
 //
+// # Memory
+//
+// Nothing of an entity or a row is a pointer: ten million entities are some thousands of chunks to the
+// garbage collector. Rows are words in blocks of an arena, a power of two of them to a block, and blocks
+// that neighbour each other are joined when they are free. A record of 32 bytes says where an entity's
+// block is, and a hash table of 256 small ones where the record. Ids that are integers are a word of
+// their row. Rows of an entity that has others are a word wider, which says where in the texts' chunks
+// the id stands; keys and values of texts are there too. Where all are integers, none of that exists.
+//
+// Growth moves one block, or a 256th of a shard's hashes, so no call pauses for it. Rows' entities are
+// sought a group at a time: with millions of them memory has to answer for each, and it does for many
+// at once.
+//
 // # Logs
 //
 // A delta holds the rows that a call took in, a copy all rows of some entities: both are blocks of rows
@@ -34,7 +47,7 @@
 // that later rows build upon.
 //
 // Edges only move forward with the newest row, so that they are found by walking; they are in no block,
-// since walking from row 0 finds them again.
+// since walking from row 0 finds them again. Those for late rows only are sought when rows are dropped.
 //
 // While a shard is frozen nothing leaves it and no slot is reused: a cursor counts slots, and the rows
 // of an entity too large for one copy.

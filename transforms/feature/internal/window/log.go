@@ -1,6 +1,7 @@
 package window
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -198,7 +199,7 @@ func (ks Keys) append(dst []byte) []byte {
 
 // to appends the key to a column of i keys, which becomes one of texts with the first of them.
 func (k key) to(c *event.Column, i int) {
-	if k.name == "" && (c.Ints != nil || i == 0) {
+	if k.text == nil && (c.Ints != nil || i == 0) {
 		c.Ints = append(c.Ints, k.n)
 		return
 	}
@@ -209,8 +210,8 @@ func (k key) to(c *event.Column, i int) {
 			c.AppendRaw(strconv.AppendInt(nil, n, 10))
 		}
 	}
-	if k.name != "" {
-		c.AppendRaw([]byte(k.name[1:]))
+	if k.text != nil {
+		c.AppendRaw(k.text)
 	} else {
 		c.AppendRaw(strconv.AppendInt(nil, k.n, 10))
 	}
@@ -246,7 +247,8 @@ func (s *Shard) take(block []byte, create bool) error {
 	}
 	s.Insert(&in, create)
 	for i := range expired {
-		if at := s.lookup(&c, i, false); at >= 0 {
+		k := keyOf(&c, i)
+		if at := s.table.find(k.hash(), k); at >= 0 {
 			s.expire(at)
 		}
 	}
@@ -257,22 +259,21 @@ func (s *Shard) take(block []byte, create bool) error {
 // false rows of entities that the shard doesn't hold are left out.
 func (s *Shard) Insert(in *Input, create bool) {
 	for i := range in.N {
-		if in.Entity.Null(i) {
+		if i%group == 0 {
+			s.seek(in, i, min(i+group, in.N), create)
+		}
+		if in.Entity.Null(i) || s.sought[i%group].at < 0 {
 			continue
 		}
-		at := s.lookup(in.Entity, i, create)
-		if at < 0 {
-			continue
-		}
-		e := &s.entities[at]
-		id, name := s.id(in.IDs, i)
-		row, newest, found := e.place(s.p, in.Times[i], id, name)
+		e := s.view(s.sought[i%group].at)
+		id := keyOf(in.IDs, i)
+		row, newest, found := s.place(&e, in.Times[i], id)
 		if found {
 			continue
 		}
-		s.insert(e, row, newest, in.Times[i], id, name, in, i)
+		s.insert(&e, row, in.Times[i], id, in, i)
 		if !newest {
-			shift(s.edgesOf(at), row)
+			e.shift(row)
 		}
 	}
 }
@@ -283,18 +284,18 @@ func (s *Shard) Copy(dst []byte, slot, row int64, budget int) (out []byte, nextS
 	in := Input{IDs: &event.Column{}, Entity: &event.Column{}, Operands: make([]Values, len(s.p.cfg.Operands))}
 	var bases []int32
 	size, budget := 0, max(budget, 1)
-	for ; slot < int64(len(s.entities)) && size < budget; slot, row = slot+1, 0 {
-		e := &s.entities[slot]
-		if e.rows == nil {
+	for ; slot < int64(s.table.slots) && size < budget; slot, row = slot+1, 0 {
+		if s.table.record(int32(slot)).held == 0 {
 			continue
 		}
+		e := s.view(int32(slot))
 		if s.p.totals && row == 0 && e.dropped > 0 {
 			bases = append(bases, int32(slot))
 			size += 8 * s.p.stride
 		}
-		r, n := int(max(1, row-e.dropped)), len(e.rows)/s.p.stride-1
+		r, n := int(max(1, row-e.dropped)), int(e.held)-1
 		for ; r <= n && size < budget; r++ {
-			size += s.copyRow(&in, e, s.keys[slot], r)
+			size += s.copyRow(&in, &e, s.table.key(int32(slot)), r)
 		}
 		if size += perEntity; r <= n {
 			row = e.dropped + int64(r)
@@ -308,35 +309,33 @@ func (s *Shard) Copy(dst []byte, slot, row int64, budget int) (out []byte, nextS
 	dst = s.p.appendRows(dst, &in, s.keep)
 	var keys Keys
 	for _, at := range bases {
-		keys = append(keys, s.keys[at])
+		keys = append(keys, s.table.key(at))
 	}
 	dst = keys.append(dst)
 	for _, at := range bases {
-		dst = s.appendBase(dst, &s.entities[at])
+		e := s.view(at)
+		dst = s.appendBase(dst, &e)
 	}
-	return append(dst, 0), slot, row, slot == int64(len(s.entities))
+	return append(dst, 0), slot, row, slot == int64(s.table.slots)
 }
 
 // copyRow appends a row to in and tells about how many bytes it will take.
 func (s *Shard) copyRow(in *Input, e *entity, k key, r int) int {
-	i, row := in.N, e.rows[r*s.p.stride:(r+1)*s.p.stride]
+	i := in.N
 	in.N++
-	in.Times = append(in.Times, int64(row[0]))
+	in.Times = append(in.Times, int64(e.rows[r*e.stride]))
 	k.to(in.Entity, i)
-	id := key{n: int64(row[1])}
-	if e.names != nil {
-		id.name = e.names[r]
-	}
+	id := s.idOf(e, r)
 	id.to(in.IDs, i)
-	size := s.p.perRow + len(id.name)
+	size := s.p.perRow + len(id.text)
 	for k, op := range s.p.cfg.Operands {
-		v, a := &in.Operands[k], r*s.p.stride+s.p.at[k]
+		v, a := &in.Operands[k], r*e.stride+s.p.at[k]
 		counts := true
 		switch op.Kind {
 		case Counter:
-			counts = e.rows[a] != e.rows[a-s.p.stride]
+			counts = e.rows[a] != e.rows[a-e.stride]
 		case Exact:
-			lo, _, n := difference(e.rows[a-s.p.stride], e.rows[a-s.p.stride+1], e.rows[a], e.rows[a+1])
+			lo, _, n := difference(e.rows[a-e.stride], e.rows[a-e.stride+1], e.rows[a], e.rows[a+1])
 			counts = n > 0
 			v.Ints = append(v.Ints, int64(lo))
 		case Number:
@@ -351,8 +350,8 @@ func (s *Shard) copyRow(in *Input, e *entity, k key, r int) int {
 			if v.Col == nil {
 				v.Col = &event.Column{}
 			}
-			txt := e.texts[s.p.text[k]][r]
-			v.Col.AppendRaw([]byte(txt))
+			txt := s.texts.get(text(e.rows[a+1]))
+			v.Col.AppendRaw(txt)
 			size += len(txt)
 		}
 		if i&63 == 0 {
@@ -368,12 +367,15 @@ func (s *Shard) copyRow(in *Input, e *entity, k key, r int) int {
 // appendBase appends row 0: what the rows before the first one held add up to.
 func (s *Shard) appendBase(dst []byte, e *entity) []byte {
 	dst = binary.AppendUvarint(dst, uint64(e.dropped))
-	name := ""
-	if e.names != nil {
-		name = e.names[0]
-	}
 	dst = binary.AppendVarint(dst, int64(e.rows[0]))
-	dst = appendText(binary.AppendVarint(dst, int64(e.rows[1])), name)
+	id := s.idOf(e, 0)
+	dst = binary.AppendVarint(dst, id.n)
+	if id.text == nil {
+		dst = append(dst, 0)
+	} else { // a byte in front tells the empty text from none
+		dst = append(binary.AppendUvarint(dst, uint64(len(id.text)+1)), 1)
+		dst = append(dst, id.text...)
+	}
 	for k, op := range s.p.cfg.Operands {
 		switch a := s.p.at[k]; op.Kind {
 		case Counter:
@@ -390,7 +392,7 @@ func (s *Shard) base(r *reader, c *event.Column, i int) {
 	dropped := r.uvarint()
 	var row [2]uint64
 	row[0], row[1] = uint64(r.varint()), uint64(r.varint())
-	name := string(r.text())
+	name := r.text()
 	words := make([]uint64, s.p.stride)
 	for k, op := range s.p.cfg.Operands {
 		switch a := s.p.at[k]; op.Kind {
@@ -403,7 +405,16 @@ func (s *Shard) base(r *reader, c *event.Column, i int) {
 	if r.err != nil {
 		return
 	}
-	e := &s.entities[s.lookup(c, i, true)]
+	who := keyOf(c, i)
+	h := who.hash()
+	at := s.table.find(h, who)
+	if at < 0 {
+		at = s.add(h, who)
+	}
+	e := s.view(at)
+	if len(name) > 0 && e.wide == 0 {
+		s.move(&e, 0, e.class, 1)
+	}
 	e.dropped = int64(dropped)
 	copy(e.rows, row[:])
 	for k, op := range s.p.cfg.Operands {
@@ -414,9 +425,11 @@ func (s *Shard) base(r *reader, c *event.Column, i int) {
 			}
 		}
 	}
-	if name != "" {
-		e.names = []string{name}
-		s.texted += len(name)
+	if len(name) > 0 {
+		at := e.stride - 1
+		s.texted -= s.texts.release(text(e.rows[at]))
+		e.rows[at] = uint64(s.texts.put(name[1:]))
+		s.texted += len(name) - 1
 	}
 	s.newest = max(s.newest, int64(row[0]))
 }
@@ -438,14 +451,18 @@ func (s *Shard) Sweep(n int) (expired Keys) {
 	if s.p.horizon < 0 || s.frozen {
 		return nil
 	}
-	for range min(n, len(s.entities)) {
-		if s.swept >= len(s.entities) {
+	for range min(n, s.table.slots) {
+		if s.swept >= s.table.slots {
 			s.swept = 0
 		}
-		e := &s.entities[s.swept]
-		if e.rows != nil && int64(e.rows[len(e.rows)-s.p.stride]) < s.newest-s.p.horizon {
-			expired = append(expired, s.keys[s.swept])
-			s.expire(int32(s.swept))
+		at := int32(s.swept)
+		if r := s.table.record(at); r.held > 0 {
+			a := &s.arenas[r.wide]
+			if last := a.at(r.block)[int(r.held-1)*a.stride]; int64(last) < s.newest-s.p.horizon {
+				k := s.table.key(at)
+				expired = append(expired, key{k.n, bytes.Clone(k.text)})
+				s.expire(at)
+			}
 		}
 		s.swept++
 	}
@@ -453,34 +470,27 @@ func (s *Shard) Sweep(n int) (expired Keys) {
 }
 
 func (s *Shard) expire(at int32) {
-	e, k := &s.entities[at], s.keys[at]
-	n := len(e.rows) / s.p.stride
-	s.rows -= n - 1
-	s.texted -= e.textBytes(n)
-	if k.name == "" {
-		delete(s.ints, k.n)
-	} else {
-		delete(s.texts, k.name[1:])
-	}
-	*e, s.keys[at] = entity{}, key{}
-	clear(s.edgesOf(at))
-	s.free = append(s.free, at)
+	e := s.view(at)
+	s.rows -= int(e.held) - 1
+	s.forget(&e, int(e.held))
+	s.arenas[e.wide].release(e.block, e.class)
+	s.table.remove(s.table.key(at).hash(), at)
 }
 
 // Conflict tells whether row i of in, a duplicate of one that is held, has other operands.
 func (s *Shard) Conflict(in *Input, i int) bool {
-	at := s.lookup(in.Entity, i, false)
+	who := keyOf(in.Entity, i)
+	at := s.table.find(who.hash(), who)
 	if at < 0 {
 		return false
 	}
-	e := &s.entities[at]
-	id, name := s.id(in.IDs, i)
-	r, _, found := e.place(s.p, in.Times[i], id, name)
+	e := s.view(at)
+	r, _, found := s.place(&e, in.Times[i], keyOf(in.IDs, i))
 	if !found || r == 0 {
 		return false
 	}
 	held := Input{IDs: &event.Column{}, Entity: &event.Column{}, Operands: make([]Values, len(s.p.cfg.Operands))}
-	s.copyRow(&held, e, s.keys[at], r)
+	s.copyRow(&held, &e, who, r)
 	for k, op := range s.p.cfg.Operands {
 		mine, its := &in.Operands[k], &held.Operands[k]
 		if mine.miss(i) != its.miss(0) {

@@ -85,8 +85,6 @@ type column struct {
 	kind Kind
 	// scale of an Exact operand
 	scale float64
-	text  int // index among the text operands
-	list  int
 	out   int
 }
 
@@ -94,10 +92,10 @@ type column struct {
 type Plan struct {
 	cfg     Config
 	stride  int
-	at      []int // first word of each operand
-	text    []int // index of each operand among those of kind Text
-	texts   int
+	at      []int   // first word of each operand
+	texts   []int   // the words that are places of texts
 	delays  []int64 // of each edge
+	walked  int     // the edges that outputs use, which entities keep; the rest are found when needed
 	spans   []span
 	shown   int // the spans that outputs use; the rest only retain rows
 	columns []column
@@ -110,14 +108,15 @@ type Plan struct {
 func NewPlan(cfg Config) *Plan {
 	p := &Plan{cfg: cfg, stride: 2, totals: cfg.keepsTotals(), horizon: cfg.reaches(), perRow: 6}
 	for _, op := range cfg.Operands {
-		p.at, p.text = append(p.at, p.stride), append(p.text, p.texts)
+		p.at = append(p.at, p.stride)
 		p.stride++
 		switch op.Kind {
 		case Exact:
 			p.stride++
 			p.perRow += 3
 		case Text:
-			p.texts++
+			p.texts = append(p.texts, p.stride)
+			p.stride++
 			p.perRow++
 		case Number, Hash:
 			p.perRow += 8
@@ -128,7 +127,7 @@ func NewPlan(cfg Config) *Plan {
 		rows := false
 		if o.Operand >= 0 {
 			op := cfg.Operands[o.Operand]
-			c.at, c.kind, c.scale, c.text = p.at[o.Operand], op.Kind, op.Scale, p.text[o.Operand]
+			c.at, c.kind, c.scale = p.at[o.Operand], op.Kind, op.Scale
 			rows = !(op.Kind == Counter && o.Func == aggregate.Count || op.Kind == Exact && (o.Func == aggregate.Sum || o.Func == aggregate.Mean))
 		}
 		if o.Func == aggregate.TimeSinceLast {
@@ -137,7 +136,7 @@ func NewPlan(cfg Config) *Plan {
 		c.span = p.addSpan(o, 0, rows)
 		p.columns = append(p.columns, c)
 	}
-	p.shown = len(p.spans)
+	p.shown, p.walked = len(p.spans), len(p.delays)
 	if cfg.Lateness > 0 {
 		for _, c := range p.columns {
 			p.spans = append(p.spans, p.newSpan(c.Output, cfg.Lateness, p.spans[c.span].rows))

@@ -1,9 +1,10 @@
 package window
 
 import (
+	"bytes"
+	"cmp"
 	"math"
 	"math/bits"
-	"strings"
 
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/feature/internal/aggregate"
@@ -35,56 +36,62 @@ type Input struct {
 
 // Shard holds the rows of a set of entities. It is not safe for concurrent use.
 type Shard struct {
-	p        *Plan
-	ints     map[int64]int32
-	texts    map[string]int32
-	entities []entity
-	keys     []key   // of all entities
-	edges    []int32 // of all entities, len(p.delays) each
+	p      *Plan
+	table  table
+	texts  textArena
+	arenas [2]arena // rows, and rows with a word more for the texts of ids
 
 	newest int64 // time of the newest row
 	rows   int   // held, of all entities
 	texted int   // bytes of the texts in them
 	swept  int   // where the next sweep begins
-	free   []int32
 	frozen bool
 
-	late    []int32 // edges of a row that is not the newest
+	edges   []int32 // of a row that is not the newest, or for as long as late rows may come
 	lo, hi  []int32
 	times   []int64
 	values  []float64
 	hashes  []uint64
-	strings []string
+	strings [][]byte
 	scratch aggregate.Scratch
-	buf     []byte
 	keep    []int32
+	buf     []byte
+	sought  [group]sought
+	touched uint64
 }
 
-// key is what an entity is called: an integer, or a text with a byte in front.
-type key struct {
-	n    int64
-	name string
+// sought is an entity that a row is about: its hash, then its slot.
+type sought struct {
+	hash uint64
+	at   int32
 }
 
-// entity is the rows of an entity, by time, then id: p.stride words each, row 0 being the one before.
-// One without rows is a free slot.
+// entity is a view of a slot. Its rows are ordered by time, then id; row 0 is the one before them.
 type entity struct {
-	rows    []uint64
-	names   []string   // of ids that are no integers, with a byte in front; nil while there are none
-	texts   [][]string // of each Text operand
-	dropped int64
+	*record
+	rows   []uint64 // stride words each
+	stride int
+	edges  []int32
 }
 
 // NewShard returns a shard without entities.
 func NewShard(p *Plan) *Shard {
-	return &Shard{
-		p: p, ints: map[int64]int32{}, texts: map[string]int32{}, newest: math.MinInt64,
-		late: make([]int32, len(p.delays)), lo: make([]int32, len(p.spans)), hi: make([]int32, len(p.spans)),
+	s := &Shard{
+		p: p, newest: math.MinInt64, arenas: [2]arena{{stride: p.stride}, {stride: p.stride + 1}},
+		edges: make([]int32, len(p.delays)), lo: make([]int32, len(p.spans)), hi: make([]int32, len(p.spans)),
 	}
+	s.table.width, s.table.texts = p.walked, &s.texts
+	return s
 }
 
 // Entities is the number of entities held.
-func (s *Shard) Entities() int { return len(s.ints) + len(s.texts) }
+func (s *Shard) Entities() int { return s.table.held }
+
+func (s *Shard) view(at int32) entity {
+	r := s.table.record(at)
+	a := &s.arenas[r.wide]
+	return entity{record: r, rows: a.view(r.block, int(r.held), r.class), stride: a.stride, edges: s.table.edgesOf(at)}
+}
 
 // Apply takes the rows in, one after the other, and returns a column for each output of the plan, and
 // the rows whose (entity, time, id) was there before: their features are null, and they count once.
@@ -101,43 +108,41 @@ func (s *Shard) Apply(in *Input) (out []event.Column, duplicates []int32) {
 			out[k] = event.Column{Ends: make([]uint32, 0, in.N), Elems: &event.Column{}}
 		}
 	}
-	stride := p.stride
 	for i := range in.N {
+		if i%group == 0 {
+			s.seek(in, i, min(i+group, in.N), true)
+		}
 		if in.Entity.Null(i) {
 			s.null(out, i, in.N)
 			continue
 		}
-		at := s.lookup(in.Entity, i, true)
-		e := &s.entities[at]
-		edges := s.edgesOf(at)
-		t := in.Times[i]
-		id, name := s.id(in.IDs, i)
-		row, newest, found := e.place(p, t, id, name)
+		e := s.view(s.sought[i%group].at)
+		t, id := in.Times[i], keyOf(in.IDs, i)
+		row, newest, found := s.place(&e, t, id)
 		if found {
 			s.null(out, i, in.N)
 			duplicates = append(duplicates, int32(i))
 			continue
 		}
-		s.insert(e, row, newest, t, id, name, in, i)
-		if newest {
-			for k, d := range p.delays {
-				c, bound := int(edges[k]), t-d
-				for c < row-1 && int64(e.rows[(c+1)*stride]) <= bound {
-					c++
-				}
-				edges[k] = int32(c)
-			}
-			s.eval(e, row, t, edges, out, i, in.N)
-			if len(e.rows)+stride > cap(e.rows) {
-				s.drop(e, edges, row)
-			}
+		if !newest {
+			s.insert(&e, row, t, id, in, i)
+			e.shift(row)
+			s.walk(&e, t, row)
+			s.eval(&e, row, t, s.edges, out, i, in.N)
 			continue
 		}
-		shift(edges, row)
-		for k := range edges {
-			s.late[k] = int32(e.upTo(p, t-p.delays[k], row))
+		for k := range e.edges {
+			c, bound := int(e.edges[k]), t-p.delays[k]
+			for c < row-1 && int64(e.rows[(c+1)*e.stride]) <= bound {
+				c++
+			}
+			e.edges[k] = int32(c)
 		}
-		s.eval(e, row, t, s.late, out, i, in.N)
+		if e.full() {
+			row -= s.drop(&e, t, row)
+		}
+		s.insert(&e, row, t, id, in, i)
+		s.eval(&e, row, t, e.edges, out, i, in.N)
 	}
 	for k, o := range p.cfg.Outputs {
 		if o.Elem == event.ID {
@@ -145,6 +150,46 @@ func (s *Shard) Apply(in *Input) (out []event.Column, duplicates []int32) {
 		}
 	}
 	return out, duplicates
+}
+
+// group is how many rows' entities are sought at once.
+const group = 128
+
+// seek finds the slots of the entities in rows from..to, -1 where there is none and none is to be made.
+// It goes step by step over all of them, since memory then answers for many at a time: with millions of
+// entities nothing of one is in a cache, and a row alone would wait for hash, record, and rows in turn.
+func (s *Shard) seek(in *Input, from, to int, create bool) {
+	sum := uint64(0)
+	all := s.sought[:to-from]
+	for i := range all {
+		h := in.Entity.HashID(from + i)
+		all[i] = sought{hash: h, at: -1}
+		if x := &s.table.hashes[h>>56]; len(x.entries) > 0 {
+			sum += x.entries[uint32(h)&uint32(len(x.entries)-1)]
+		}
+	}
+	for i := range all {
+		if in.Entity.Null(from + i) {
+			continue
+		}
+		k := keyOf(in.Entity, from+i)
+		if all[i].at = s.table.find(all[i].hash, k); all[i].at < 0 && create {
+			all[i].at = s.add(all[i].hash, k)
+		}
+	}
+	for i := range all {
+		if all[i].at < 0 {
+			continue
+		}
+		r := s.table.record(all[i].at)
+		a := &s.arenas[r.wide]
+		words := a.at(r.block)
+		sum += words[0] + words[int(r.held-1)*a.stride]
+		if s.table.width > 0 {
+			sum += uint64(s.table.edgesOf(all[i].at)[0])
+		}
+	}
+	s.touched = sum // else the compiler may leave the reads out
 }
 
 func (s *Shard) null(out []event.Column, i, n int) {
@@ -163,156 +208,120 @@ func end(c *event.Column) uint32 {
 	return 0
 }
 
-// lookup is the slot of the entity in row i, made if it may be; else -1.
-func (s *Shard) lookup(c *event.Column, i int, create bool) int32 {
-	if c.Ints != nil {
-		return s.ofInt(c.Ints[i], create)
-	}
-	raw := c.Raw(i)
-	if n, isInt := event.CanonicalInt(raw); isInt { // as in a batch whose keys are all integers
-		return s.ofInt(n, create)
-	}
-	at, ok := s.texts[string(raw)]
-	switch {
-	case ok:
-	case create:
-		at = s.add(key{0, "\x01" + string(raw)})
-		s.texts[string(raw)] = at
-	default:
-		return -1
-	}
-	return at
-}
-
-func (s *Shard) ofInt(n int64, create bool) int32 {
-	at, ok := s.ints[n]
-	switch {
-	case ok:
-	case create:
-		at = s.add(key{n, ""})
-		s.ints[n] = at
-	default:
-		return -1
-	}
-	return at
-}
-
-// add takes a slot: while frozen a new one, behind every cursor.
-func (s *Shard) add(k key) int32 {
-	e := entity{rows: make([]uint64, s.p.stride, 4*s.p.stride)}
-	for range s.p.texts {
-		e.texts = append(e.texts, []string{""})
-	}
+// add makes an entity. While frozen its slot is a new one, behind every cursor.
+func (s *Shard) add(h uint64, k key) int32 {
+	at := s.table.add(h, k, !s.frozen)
+	r := s.table.record(at)
+	r.held, r.class = 1, leastClass
+	r.block = s.arenas[0].alloc(leastClass)
+	row := s.arenas[0].view(r.block, 1, leastClass)
+	clear(row)
 	for k, op := range s.p.cfg.Operands {
 		if op.Kind == Number {
-			e.rows[s.p.at[k]] = missing
+			row[s.p.at[k]] = missing
 		}
 	}
-	if n := len(s.free); n > 0 && !s.frozen {
-		at := s.free[n-1]
-		s.free = s.free[:n-1]
-		s.entities[at], s.keys[at] = e, k
-		return at
-	}
-	s.entities, s.keys = append(s.entities, e), append(s.keys, k)
-	for range s.p.delays {
-		s.edges = append(s.edges, 0)
-	}
-	return int32(len(s.entities) - 1)
+	return at
 }
 
-func (s *Shard) edgesOf(at int32) []int32 {
-	n := len(s.p.delays)
-	return s.edges[int(at)*n : (int(at)+1)*n]
+// full tells whether the block has no room for another row.
+func (e *entity) full() bool { return len(e.rows) == cap(e.rows) }
+
+// move puts rows from..held into a block of a class, with a word more each if wide is set.
+func (s *Shard) move(e *entity, from int, class, wide uint8) {
+	a := &s.arenas[wide]
+	b := a.alloc(class)
+	n := int(e.held) - from
+	rows := a.view(b, n, class)
+	if wide == e.wide {
+		copy(rows, e.rows[from*e.stride:])
+	} else {
+		for r := range n {
+			copy(rows[r*a.stride:], e.rows[(from+r)*e.stride:][:e.stride])
+			rows[(r+1)*a.stride-1] = 0
+		}
+	}
+	s.arenas[e.wide].release(e.block, e.class)
+	e.block, e.class, e.wide, e.held = b, class, wide, int32(n)
+	e.rows, e.stride = rows, a.stride
 }
 
 // shift moves the edges behind a row that was put in the middle.
-func shift(edges []int32, row int) {
-	for k := range edges {
-		if int(edges[k]) >= row {
-			edges[k]++
+func (e *entity) shift(row int) {
+	for k := range e.edges {
+		if int(e.edges[k]) >= row {
+			e.edges[k]++
 		}
+	}
+}
+
+// walk finds the edges for a row at time t with rows before it.
+func (s *Shard) walk(e *entity, t int64, row int) {
+	for k, d := range s.p.delays {
+		s.edges[k] = int32(e.upTo(t-d, row))
 	}
 }
 
 // place is where a row of (t, id) belongs, whether that is behind all others, and whether it is there.
-func (e *entity) place(p *Plan, t, id int64, name string) (row int, newest, found bool) {
-	n := len(e.rows)/p.stride - 1 // the newest row
+func (s *Shard) place(e *entity, t int64, id key) (row int, newest, found bool) {
+	n := int(e.held) - 1 // the newest row
 	if n > 0 || e.dropped > 0 {
-		if c := e.compare(p, n, t, id, name); c == 0 {
+		if c := s.compare(e, n, t, id); c == 0 {
 			return n, false, true
 		} else if c > 0 {
-			row, found = e.search(p, t, id, name)
+			row, found = s.search(e, t, id)
 			return row, false, found
 		}
 	}
 	return n + 1, true, false
 }
 
-// id takes an id apart: an integer, or a name with a byte in front, so that the empty text is one too.
-func (s *Shard) id(c *event.Column, i int) (int64, string) {
-	if c.Ints != nil {
-		return c.Ints[i], ""
+// idOf is the id of row r.
+func (s *Shard) idOf(e *entity, r int) key {
+	k := key{n: int64(e.rows[r*e.stride+1])}
+	if e.wide != 0 {
+		k.text = s.texts.get(text(e.rows[(r+1)*e.stride-1]))
 	}
-	raw := c.Raw(i)
-	if n, ok := event.CanonicalInt(raw); ok {
-		return n, ""
-	}
-	return 0, "\x01" + string(raw)
+	return k
 }
 
 // compare orders row r of the entity against (t, id).
-func (e *entity) compare(p *Plan, r int, t, id int64, name string) int {
-	at := r * p.stride
-	if u := int64(e.rows[at]); u != t {
-		if u < t {
-			return -1
-		}
-		return 1
+func (s *Shard) compare(e *entity, r int, t int64, id key) int {
+	if u := int64(e.rows[r*e.stride]); u != t {
+		return cmp.Compare(u, t)
 	}
-	mine := ""
-	if e.names != nil {
-		mine = e.names[r]
-	}
-	n := int64(e.rows[at+1])
-	if mine == "" && name == "" {
-		switch {
-		case n < id:
-			return -1
-		case n > id:
-			return 1
-		}
-		return 0
-	}
+	mine := s.idOf(e, r)
 	switch { // integers stand before all others, as in event.CompareIDs
-	case mine == "":
+	case mine.text == nil && id.text == nil:
+		return cmp.Compare(mine.n, id.n)
+	case mine.text == nil:
 		return -1
-	case name == "":
+	case id.text == nil:
 		return 1
 	}
-	return strings.Compare(mine, name)
+	return bytes.Compare(mine.text, id.text)
 }
 
 // search is the place of (t, id) among the rows, and whether it is taken.
-func (e *entity) search(p *Plan, t, id int64, name string) (int, bool) {
-	lo, hi := 1, len(e.rows)/p.stride
+func (s *Shard) search(e *entity, t int64, id key) (int, bool) {
+	lo, hi := 1, int(e.held)
 	for lo < hi {
 		m := int(uint(lo+hi) >> 1)
-		if e.compare(p, m, t, id, name) < 0 {
+		if s.compare(e, m, t, id) < 0 {
 			lo = m + 1
 		} else {
 			hi = m
 		}
 	}
-	return lo, lo < len(e.rows)/p.stride && e.compare(p, lo, t, id, name) == 0
+	return lo, lo < int(e.held) && s.compare(e, lo, t, id) == 0
 }
 
 // upTo is the last row before row limit with a time of at most t, 0 if there is none.
-func (e *entity) upTo(p *Plan, t int64, limit int) int {
+func (e *entity) upTo(t int64, limit int) int {
 	lo, hi := 1, limit
 	for lo < hi {
 		m := int(uint(lo+hi) >> 1)
-		if int64(e.rows[m*p.stride]) <= t {
+		if int64(e.rows[m*e.stride]) <= t {
 			lo = m + 1
 		} else {
 			hi = m
@@ -325,26 +334,32 @@ func (e *entity) upTo(p *Plan, t int64, limit int) int {
 var missing = math.Float64bits(math.NaN())
 
 // insert puts row i of in at its place and carries the totals on.
-func (s *Shard) insert(e *entity, row int, newest bool, t, id int64, name string, in *Input, i int) {
-	p, stride := s.p, s.p.stride
-	at := row * stride
-	if newest && len(e.rows)+stride <= cap(e.rows) {
-		e.rows = e.rows[:at+stride]
-	} else {
-		e.rows = append(e.rows, make([]uint64, stride)...)
-		copy(e.rows[at+stride:], e.rows[at:])
+func (s *Shard) insert(e *entity, row int, t int64, id key, in *Input, i int) {
+	p := s.p
+	wide := e.wide
+	if id.text != nil {
+		wide = 1
 	}
-	e.rows[at], e.rows[at+1] = uint64(t), uint64(id)
+	switch {
+	case e.full():
+		s.move(e, 0, e.class+1, wide)
+	case wide != e.wide:
+		s.move(e, 0, e.class, wide)
+	}
+	stride := e.stride
+	at := row * stride
+	e.held++
+	e.rows = e.rows[:len(e.rows)+stride]
+	copy(e.rows[at+stride:], e.rows[at:])
+	e.rows[at], e.rows[at+1] = uint64(t), uint64(id.n)
 	s.newest = max(s.newest, t)
 	s.rows++
-	s.texted += len(name)
-	if e.names != nil || name != "" {
-		if e.names == nil {
-			e.names = make([]string, len(e.rows)/stride-1)
+	if e.wide != 0 {
+		e.rows[at+stride-1] = 0
+		if id.text != nil {
+			e.rows[at+stride-1] = uint64(s.texts.put(id.text))
+			s.texted += len(id.text)
 		}
-		e.names = append(e.names, "")
-		copy(e.names[row+1:], e.names[row:])
-		e.names[row] = name
 	}
 	behind := e.rows[at+stride:]
 	for k := range p.cfg.Operands {
@@ -374,21 +389,18 @@ func (s *Shard) insert(e *entity, row int, newest bool, t, id int64, name string
 				e.rows[a] = math.Float64bits(v.Floats[i])
 			}
 		default:
-			h, txt := uint64(0), ""
+			h := uint64(0)
 			if !miss {
 				h = v.hash(i)
 			}
 			e.rows[a] = h
 			if p.cfg.Operands[k].Kind == Text {
+				e.rows[a+1] = 0
 				if !miss {
 					s.buf = v.Col.AppendID(s.buf[:0], i)
-					txt = string(s.buf)
-					s.texted += len(txt)
+					e.rows[a+1] = uint64(s.texts.put(s.buf))
+					s.texted += len(s.buf)
 				}
-				list := &e.texts[p.text[k]]
-				*list = append(*list, "")
-				copy((*list)[row+1:], (*list)[row:])
-				(*list)[row] = txt
 			}
 		}
 	}
@@ -430,19 +442,21 @@ func (v *Values) hash(i int) uint64 {
 	return h
 }
 
-// drop moves row 0 forward to the last row behind every window, once that frees half of the memory.
-// While frozen it leaves all: a copy in the making counts rows.
-func (s *Shard) drop(e *entity, edges []int32, newest int) {
+// drop makes room for a row at time t behind all others: it moves row 0 forward to the last row behind
+// every window, if that frees a quarter of the block, and tells by how many rows. While frozen it leaves
+// all: a copy in the making counts rows.
+func (s *Shard) drop(e *entity, t int64, row int) int {
 	p := s.p
 	if s.frozen {
-		return
+		return 0
 	}
-	limit := newest
-	first := 0
+	limit := row - 1
+	first, edges := 0, e.edges
 	if p.cfg.Lateness > 0 {
-		first = p.shown
-		s.cut(e, int64(e.rows[newest*p.stride]), newest, edges, first, len(p.spans))
+		first, edges = p.shown, s.edges
+		s.walk(e, t, row)
 	}
+	s.cut(e, t, row, edges, first, len(p.spans))
 	for k := first; k < len(p.spans); k++ {
 		lo := int(s.lo[k])
 		if sp := &p.spans[k]; sp.reach.All && !sp.rows {
@@ -450,38 +464,39 @@ func (s *Shard) drop(e *entity, edges []int32, newest int) {
 		}
 		limit = min(limit, lo)
 	}
-	if limit < (newest+1)/2 {
-		return
+	if limit < max(1, 1<<e.class/4) {
+		return 0
 	}
+	s.forget(e, limit)
 	s.rows -= limit
-	s.texted -= e.textBytes(limit)
-	e.rows = e.rows[:copy(e.rows, e.rows[limit*p.stride:])]
-	if e.names != nil {
-		e.names = e.names[:copy(e.names, e.names[limit:])]
+	class := uint8(bits.Len(uint(row - limit)))
+	if class = max(class, leastClass); class+1 < e.class {
+		s.move(e, limit, class+1, e.wide)
+	} else {
+		e.rows = e.rows[:copy(e.rows, e.rows[limit*e.stride:])]
+		e.held -= int32(limit)
 	}
-	for k, list := range e.texts {
-		n := copy(list, list[limit:])
-		clear(list[n:])
-		e.texts[k] = list[:n]
-	}
-	for k := range edges {
-		edges[k] = max(0, edges[k]-int32(limit))
+	for k := range e.edges {
+		e.edges[k] = max(0, e.edges[k]-int32(limit))
 	}
 	e.dropped += int64(limit)
+	return limit
 }
 
-// textBytes is how much text the first n rows hold, row 0 among them.
-func (e *entity) textBytes(n int) int {
-	sum := 0
-	for _, name := range e.names[:min(n, len(e.names))] {
-		sum += len(name)
+// forget lets go of the texts of the first n rows, row 0 among them.
+func (s *Shard) forget(e *entity, n int) {
+	if e.wide == 0 && len(s.p.texts) == 0 {
+		return
 	}
-	for _, list := range e.texts {
-		for _, txt := range list[:n] {
-			sum += len(txt)
+	for r := range n {
+		row := e.rows[r*e.stride : (r+1)*e.stride]
+		for _, a := range s.p.texts {
+			s.texted -= s.texts.release(text(row[a]))
+		}
+		if e.wide != 0 {
+			s.texted -= s.texts.release(text(row[e.stride-1]))
 		}
 	}
-	return sum
 }
 
 // cut finds the edges of spans from..to for a row.
@@ -505,8 +520,8 @@ func (s *Shard) cut(e *entity, t int64, row int, edges []int32, from, to int) {
 			lo = max(0, head-sp.reach.Last)
 		case sp.reach.Session > 0:
 			next := t - sp.delay
-			for lo = head; lo > 0; lo-- {
-				u := int64(e.rows[lo*p.stride])
+			for lo = min(head, row-1); lo > 0; lo-- { // the row itself is not there yet when others are dropped
+				u := int64(e.rows[lo*e.stride])
 				if next-u > sp.reach.Session {
 					break
 				}
@@ -523,7 +538,7 @@ func (s *Shard) cut(e *entity, t int64, row int, edges []int32, from, to int) {
 
 // eval writes the features of a row.
 func (s *Shard) eval(e *entity, row int, t int64, edges []int32, out []event.Column, i, n int) {
-	p, stride, rows := s.p, s.p.stride, e.rows
+	p, stride, rows := s.p, e.stride, e.rows
 	s.cut(e, t, row, edges, 0, p.shown)
 	span, operand := -1, -1
 	for k := range p.columns {
@@ -593,7 +608,7 @@ func (c *column) empty(o *event.Column, i, n int) {
 // gather copies what counts of the rows behind lo up to hi into the shard's scratch.
 func (s *Shard) gather(e *entity, c *column, lo, hi int) {
 	s.times, s.values, s.hashes, s.strings = s.times[:0], s.values[:0], s.hashes[:0], s.strings[:0]
-	stride := s.p.stride
+	stride := e.stride
 	for r := lo + 1; r <= hi; r++ {
 		a := r*stride + c.at
 		switch c.kind {
@@ -615,7 +630,7 @@ func (s *Shard) gather(e *entity, c *column, lo, hi int) {
 			}
 			s.hashes = append(s.hashes, e.rows[a])
 			if c.kind == Text {
-				s.strings = append(s.strings, e.texts[c.text][r])
+				s.strings = append(s.strings, s.texts.get(text(e.rows[a+1])))
 			}
 		}
 		s.times = append(s.times, int64(e.rows[r*stride]))
