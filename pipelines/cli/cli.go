@@ -143,7 +143,7 @@ func newRoot(stdout io.Writer, stderr *console) *cobra.Command {
 	f.StringVar(&level, "log-level", "info", "least level of messages: debug, info, warn or error; debug shows Beam's too")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(stderr), featuresCommand(stderr), retrainCommand(stdout, stderr), replayCommand(stdout, stderr), simulateCommand(stderr), lintCommand(stdout), testCommand(stdout), modelsCommand(stdout), demoCommand(stdout), versionCommand(stdout))
+	root.AddCommand(runCommand(stderr), featuresCommand(stderr), retrainCommand(stdout, stderr), replayCommand(stdout, stderr), simulateCommand(stderr), lintCommand(stdout), testCommand(stdout), modelsCommand(stdout), jobsCommand(stdout), demoCommand(stdout), versionCommand(stdout))
 	return root
 }
 
@@ -166,12 +166,14 @@ type common struct {
 	sets        []string
 	memory      string
 	metrics     string
+	flink       []string
 }
 
 func (c *common) bind(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&c.sources, "source", nil, "where events come from: a path, a glob or a URL (default: the file's source)")
-	f.StringVar(&c.runner, "runner", runner.Prism, "engine: prism or direct")
+	f.StringVar(&c.runner, "runner", runner.Prism, "engine: prism, direct or flink")
+	f.StringArrayVar(&c.flink, "flink", nil, "option of the runner flink, as endpoint=host:8099; may be repeated; a wrong name lists all")
 	f.StringArrayVar(&c.sets, "set", nil, "override a field of the use case, as path=value; may be repeated")
 	f.StringVar(&c.deadLetters, "dead-letters", "", "where events go that can't be used (default: the file's sink)")
 	f.StringVar(&c.memory, "memory", "1GiB", "memory of the process; what does not fit goes to disk")
@@ -180,6 +182,9 @@ func (c *common) bind(cmd *cobra.Command) {
 func (c *common) load(ref string) (*spec.UseCase, error) {
 	if err := runner.Check(c.runner); err != nil {
 		return nil, usageError{err}
+	}
+	if _, err := c.engine(); err != nil {
+		return nil, err
 	}
 	return spec.Load(ref, c.sets)
 }

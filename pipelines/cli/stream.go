@@ -58,7 +58,7 @@ func (s *streamFlags) options(c *common, cmd *cobra.Command, u *spec.UseCase) (*
 	if err := runner.CheckStream(c.runner); err != nil {
 		return nil, usageError{err}
 	}
-	o := &scoring.Stream{Order: s.order, IdleTimeout: s.idleTimeout, InProcess: true, Cores: runtime.NumCPU()}
+	o := &scoring.Stream{Order: s.order, IdleTimeout: s.idleTimeout, InProcess: runner.InProcess(c.runner), Cores: runtime.NumCPU()}
 	if s.order != "" && s.order != "arrival" && s.order != "event_time" {
 		return nil, usageError{fmt.Errorf("--order %s: choose arrival or event_time", s.order)}
 	}

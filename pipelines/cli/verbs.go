@@ -117,6 +117,12 @@ func optionError(err error) error {
 
 // score runs a scoring graph and says what came of it.
 func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u *spec.UseCase) error {
+	near := runner.InProcess(c.runner)
+	if !near {
+		if err := far(&p); err != nil {
+			return err
+		}
+	}
 	if err := p.Check(ctx); err != nil {
 		return err
 	}
@@ -144,12 +150,14 @@ func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u 
 	stream := p.Source.Stream != nil
 	if stream {
 		runner.Memory(0)
+	}
+	if stream && near {
 		var done func()
 		ctx, done = draining(ctx, pr, p.Run)
 		defer done()
 	}
-	res, err := runner.Run(ctx, c.runner, pipeline)
-	if err != nil || stream { // nobody goes on with what a process of Prism's has staged
+	res, err := c.run(ctx, pr, pipeline)
+	if near && (err != nil || stream) || err != nil && !stream { // a stream elsewhere may be restored, and needs what it staged
 		err = errors.Join(err, p.Sweep(context.WithoutCancel(ctx)))
 	}
 	if err != nil {
@@ -261,7 +269,7 @@ func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, rep
 	pipeline, scope := beam.NewPipelineWithRoot()
 	retraining.Build(scope, p)
 	defer pr.watch(nil)()
-	res, err := runner.Run(ctx, c.runner, pipeline)
+	res, err := c.run(ctx, pr, pipeline)
 	if err != nil {
 		return p, err
 	}
