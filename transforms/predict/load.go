@@ -8,6 +8,7 @@ import (
 	"github.com/millrace-ml/millrace/models"
 	"github.com/millrace-ml/millrace/models/live"
 	"github.com/millrace-ml/millrace/models/registry"
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 var (
@@ -38,14 +39,14 @@ func newLine(ctx context.Context, m Model, run string) (*line, error) {
 		return l, err
 	}
 	var err error
-	l.champion.handle, err = follow(ctx, m, run, m.Alias, false)
+	l.champion.handle, err = follow(ctx, m, run, "serve", m.Alias, false)
 	if m.Canary.Alias != "" && err == nil {
 		l.canary = &lane{own: m.Threshold}
-		l.canary.handle, err = follow(ctx, m, run, m.Canary.Alias, true)
+		l.canary.handle, err = follow(ctx, m, run, "canary", m.Canary.Alias, true)
 	}
 	if m.Shadow != "" && err == nil {
 		l.shadow = &lane{}
-		l.shadow.handle, err = follow(ctx, m, run, m.Shadow, true)
+		l.shadow.handle, err = follow(ctx, m, run, "shadow", m.Shadow, true)
 	}
 	if err != nil {
 		l.close()
@@ -58,10 +59,27 @@ func newLine(ctx context.Context, m Model, run string) (*line, error) {
 	return l, nil
 }
 
-func follow(ctx context.Context, m Model, run, alias string, optional bool) (*live.Handle, error) {
+func follow(ctx context.Context, m Model, run, role, alias string, optional bool) (*live.Handle, error) {
 	return live.Open(ctx, live.Params{
 		Registry: m.Registry, Name: m.Name, Alias: alias, Fingerprint: m.Fingerprint, Run: run, Optional: optional, Poll: m.Poll,
-	}, nil)
+	}, &live.Options{Notify: report(role)})
+}
+
+// report tells telemetry of a lane's versions.
+func report(role string) func(live.Event) {
+	serves := false
+	return func(e live.Event) {
+		switch e.What {
+		case live.Swapped:
+			telemetry.Serving(role, fmt.Sprintf("%s@%d", e.Ref.Name, e.Ref.Version), e.At)
+			if serves {
+				telemetry.Swapped(e.Ref.Name)
+			}
+			serves = true
+		case live.Refused:
+			telemetry.Refused(e.Ref.Name)
+		}
+	}
 }
 
 func (l *line) lanes() []*lane {

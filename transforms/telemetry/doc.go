@@ -27,10 +27,10 @@
 //	millrace_state_written_bytes_total{stage}         counter    bytes of state written
 //	millrace_cache_misses_total{stage}                counter    shards rebuilt from their log
 //	millrace_model_info{model,role,version}           gauge      1 for the version that serves
-//	millrace_model_published_seconds{model,role}      gauge      when it was published, seconds since 1970
+//	millrace_model_since_seconds{model,role}          gauge      since when it serves, seconds since 1970
 //	millrace_model_swaps_total{model,outcome}         counter    swapped or refused
 //
-// Age is the scraper's to compute: time() - millrace_model_published_seconds. Beside them stand the
+// Age is the scraper's to compute: time() - millrace_model_since_seconds. Beside them stand the
 // Go runtime's and the process's own metrics.
 //
 // # Labels

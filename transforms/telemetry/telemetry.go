@@ -29,9 +29,9 @@ var (
 	stateWritten = counters("state_written_bytes_total", "Bytes of state written.", "stage")
 	cacheMisses  = counters("cache_misses_total", "Shards rebuilt from their log.", "stage")
 
-	modelInfo      = gauges("model_info", "1 for the version that serves.", "model", "role", "version")
-	modelPublished = gauges("model_published_seconds", "When the serving version was published, in seconds since 1970.", "model", "role")
-	modelSwaps     = counters("model_swaps_total", "Versions swapped in, and versions refused.", "model", "outcome")
+	modelInfo  = gauges("model_info", "1 for the version that serves.", "model", "role", "version")
+	modelSince = gauges("model_since_seconds", "Since when the version serves here, in seconds since 1970.", "model", "role")
+	modelSwaps = counters("model_swaps_total", "Versions swapped in, and versions refused.", "model", "outcome")
 )
 
 // Read counts events that were decoded.
@@ -85,14 +85,14 @@ func StateWritten(stage string, n int) { stateWritten.WithLabelValues(stage).Add
 // CacheMisses counts shards that a stage had to rebuild from their log.
 func CacheMisses(stage string, n int) { cacheMisses.WithLabelValues(stage).Add(float64(n)) }
 
-// Serving says which version, as NAME@VERSION, serves in a role: serve, shadow or canary. published
-// may be the zero time if it is not known.
-func Serving(role, version string, published time.Time) {
+// Serving says which version, as NAME@VERSION, serves in a role, serve, shadow or canary, since when; the
+// zero time where that is not known.
+func Serving(role, version string, since time.Time) {
 	name, number, _ := strings.Cut(version, "@")
 	modelInfo.DeletePartialMatch(prometheus.Labels{"model": name, "role": role})
 	modelInfo.WithLabelValues(name, role, number).Set(1)
-	if !published.IsZero() {
-		modelPublished.WithLabelValues(name, role).Set(seconds(published))
+	if !since.IsZero() {
+		modelSince.WithLabelValues(name, role).Set(seconds(since))
 	}
 }
 

@@ -58,7 +58,7 @@ func TestMetrics(t *testing.T) {
 		`millrace_events_scored_total{model="fraud",version="4"} `,
 		`millrace_dead_letters_total{class="range"} `,
 		`millrace_model_info{model="fraud",role="serve",version="4"} 1`,
-		`millrace_model_published_seconds{model="fraud",role="serve"} 900`,
+		`millrace_model_since_seconds{model="fraud",role="serve"} 900`,
 		`millrace_source_watermark_seconds{partition="topic/1"} 1000.5`,
 		`go_goroutines `,
 	} {
