@@ -15,11 +15,12 @@
 //   - id: a JSON number if it is the canonical form of an int64 (see package event), else a string.
 //   - decimal: a number with exactly its scale's places. float: the shortest digits that read back
 //     as the same float64. bool: true, false. null: null; in CSV and Parquet: nothing.
-//   - list: a JSON array, in CSV as the text of one cell; in Parquet a repeated column.
+//   - list: a JSON array, in CSV as the text of one cell; in Parquet a LIST of nullable elements.
 //
 // In CSV a string that is empty is written "" and null as nothing. Parquet keeps ids as strings
 // (a column has one type in the whole file, and a later id might be no integer), decimals as
-// DECIMAL(18, scale) on INT64, timestamps as microseconds UTC.
+// DECIMAL(18, scale) on INT64, timestamps as microseconds UTC, categories in a dictionary. Every column
+// may be null; files are compressed with Snappy, in row groups of 262,144 rows.
 //
 // # Errors
 //

@@ -105,7 +105,7 @@ func parquetNode(f event.Field) (parquet.Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		return parquet.Repeated(parquet.Required(elem)), nil
+		return parquet.Optional(parquet.List(elem)), nil
 	}
 	return nil, fmt.Errorf("no parquet type for %v", f.Kind)
 }
@@ -117,16 +117,21 @@ func appendParquet(dst []parquet.Value, f *event.Field, c *event.Column, row, at
 		}
 		return append(dst, parquetValue(f.Kind, c, row).Level(0, 1, at))
 	}
+	// Levels of definition: a list, an element, a value.
 	from, to := c.Span(row)
-	if from == to || c.Null(row) {
+	switch {
+	case c.Null(row):
 		return append(dst, parquet.NullValue().Level(0, 0, at))
+	case from == to:
+		return append(dst, parquet.NullValue().Level(0, 1, at))
 	}
 	for k := from; k < to; k++ {
-		repeated := 1
-		if k == from {
-			repeated = 0
+		repeated := min(k-from, 1)
+		if c.Elems.Null(k) {
+			dst = append(dst, parquet.NullValue().Level(repeated, 2, at))
+		} else {
+			dst = append(dst, parquetValue(f.Elem, c.Elems, k).Level(repeated, 3, at))
 		}
-		dst = append(dst, parquetValue(f.Elem, c.Elems, k).Level(repeated, 1, at))
 	}
 	return dst
 }
