@@ -62,6 +62,7 @@ func (s *script) rules(t *testing.T, got map[string][]string) (faults []string) 
 		if records := s.records(); len(got[run]) != len(records) {
 			faults = append(faults, run+": some records came to no end, or to two")
 		}
+		faults = append(faults, s.check(t, run, got[run])...)
 	}
 	late := func(l string) bool { return strings.HasSuffix(l, " late") }
 	want := got["bounded"]
