@@ -1,0 +1,233 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/sdf"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/io/rtrackers/offsetrange"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+
+	"github.com/millrace-ml/millrace/pipelines/runner/flink"
+	"github.com/millrace-ml/millrace/pipelines/runner/worker"
+)
+
+func init() {
+	register.DoFn3x1[context.Context, int64, func(int64), error](&countFn{})
+	register.DoFn4x1[context.Context, *sdf.LockRTracker, int64, func(int64), sdf.ProcessContinuation](&tickFn{})
+	register.Emitter1[int64]()
+	beam.RegisterType(reflect.TypeFor[countFn]())
+}
+
+// The test's binary is the worker too.
+func TestMain(m *testing.M) {
+	if slices.Contains(os.Args, "--worker=true") {
+		flag.Parse()
+		worker.Run(os.Args[1:], beam.Init)
+	}
+	beam.Init()
+	os.Exit(m.Run())
+}
+
+var elements = beam.NewCounter("test", "elements")
+
+type countFn struct{}
+
+func (*countFn) ProcessElement(ctx context.Context, n int64, emit func(int64)) error {
+	elements.Inc(ctx, 1)
+	emit(n)
+	return nil
+}
+
+// tickFn gives a number now and then, for ever.
+type tickFn struct{}
+
+func (*tickFn) CreateInitialRestriction(int64) offsetrange.Restriction {
+	return offsetrange.Restriction{End: 1 << 62}
+}
+
+func (*tickFn) SplitRestriction(_ int64, r offsetrange.Restriction) []offsetrange.Restriction {
+	return []offsetrange.Restriction{r}
+}
+
+func (*tickFn) RestrictionSize(int64, offsetrange.Restriction) float64 { return 1 }
+
+func (*tickFn) CreateTracker(r offsetrange.Restriction) *sdf.LockRTracker {
+	return sdf.NewLockRTracker(offsetrange.NewTracker(r))
+}
+
+func (*tickFn) ProcessElement(_ context.Context, rt *sdf.LockRTracker, _ int64, emit func(int64)) sdf.ProcessContinuation {
+	at := rt.GetRestriction().(offsetrange.Restriction).Start
+	if !rt.TryClaim(at) {
+		return sdf.StopProcessing()
+	}
+	emit(at)
+	time.Sleep(50 * time.Millisecond)
+	return sdf.ResumeProcessingIn(0)
+}
+
+func (c *Cluster) submit(t *testing.T, p *beam.Pipeline, name string) *flink.Job {
+	t.Helper()
+	kind, config := c.Environment()
+	j, err := flink.Submit(t.Context(), p, flink.Options{
+		Endpoint: c.JobServer(), REST: c.REST(), Name: name, Environment: kind, EnvironmentConfig: config, Parallelism: 2,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(j.Close)
+	return j
+}
+
+func bounded() *beam.Pipeline {
+	p, s := beam.NewPipelineWithRoot()
+	beam.ParDo(s, &countFn{}, beam.Create(s, int64(1), int64(2), int64(3)))
+	return p
+}
+
+func unbounded() *beam.Pipeline {
+	p, s := beam.NewPipelineWithRoot()
+	beam.ParDo(s, &countFn{}, beam.ParDo(s, &tickFn{}, beam.Reshuffle(s, beam.Create(s, int64(1), int64(2), int64(3), int64(4)))))
+	return p
+}
+
+func up(t *testing.T, o Options) *Cluster {
+	t.Helper()
+	if os.Getenv("MILLRACE_REQUIRE") != "1" && !Installed() {
+		t.Skip("Flink is not installed; with MILLRACE_REQUIRE=1 the test installs it")
+	}
+	o.Dir, o.Heap, o.Tied, o.Progress = filepath.Join(t.TempDir(), "flink"), 256<<20, true, func(s string) { t.Log(s) }
+	c, err := Up(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, name := range slices.Sorted(maps.Keys(c.state.Servers)) {
+				t.Logf("%s:\n%s", name, c.logEnd(name))
+			}
+		}
+		if err := c.Down(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	start := time.Now()
+	for time.Since(start) < time.Minute {
+		if is() {
+			t.Logf("%s: after %.1f s", what, time.Since(start).Seconds())
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("%s: not in a minute", what)
+}
+
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCluster runs jobs on two TaskManagers, kills each server, and looks at what is left.
+func TestCluster(t *testing.T) {
+	copies := must(filepath.Glob("/tmp/bin*"))(t)
+	c := up(t, Options{TaskManagers: 2, Slots: 1})
+	start := time.Now()
+	lap := func(what string) { t.Logf("%s: %.1f s", what, time.Since(start).Seconds()); start = time.Now() }
+
+	if _, err := Up(t.Context(), Options{Dir: c.Dir()}); !errors.Is(err, ErrRuns) {
+		t.Errorf("a second cluster in the folder gives %v, not ErrRuns", err)
+	}
+	other := must(Open(c.Dir()))(t)
+	if got, want := fmt.Sprint(other.PIDs()), fmt.Sprint(c.PIDs()); got != want || len(c.PIDs()) != 4 || other.REST() != c.REST() {
+		t.Errorf("another process sees servers %s, not %s", got, want)
+	}
+
+	result, err := c.submit(t, bounded(), "bounded").Wait(t.Context(), nil)
+	check(t, err)
+	if result.Counters["test.elements"] != 3 {
+		t.Errorf("the bounded job counted %v", result.Counters)
+	}
+	lap("bounded job")
+
+	worked := func(i int) func() bool { return func() bool { return len(must(c.Workers(i))(t)) == 1 } }
+	left := func(i int) func() bool { return func() bool { return len(must(c.Children(i))(t)) == 0 } }
+	eventually(t, "the bounded job's workers are gone", func() bool { return left(0)() && left(1)() })
+
+	job := c.submit(t, unbounded(), "unbounded")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	waited := make(chan error, 1)
+	go func() {
+		_, err := job.Wait(ctx, nil)
+		waited <- err
+	}()
+	eventually(t, "both TaskManagers have a worker", func() bool { return worked(0)() && worked(1)() })
+	check(t, other.KillTaskManager(0))
+	eventually(t, "the killed TaskManager's boot and worker are gone", left(0))
+	check(t, c.StartTaskManager(t.Context(), 0))
+	lap("TaskManager killed and started")
+	eventually(t, "both TaskManagers have a worker again", func() bool { return worked(0)() && worked(1)() })
+
+	check(t, c.KillJobServer())
+	check(t, c.RestartJobServer(t.Context()))
+	lap("job server killed and started")
+	if !worked(0)() || !worked(1)() {
+		t.Error("the job ended with the job server")
+	}
+	check(t, c.KillJobManager())
+	check(t, c.RestartJobManager(t.Context()))
+	lap("JobManager killed and started")
+	eventually(t, "the lost job's workers are gone", func() bool { return left(0)() && left(1)() })
+	cancel()
+	<-waited
+
+	check(t, c.Down(t.Context()))
+	lap("down")
+	if pids := must(processes(c.mark()))(t); len(pids) > 0 {
+		t.Errorf("processes are left: %v", pids)
+	}
+	_ = filepath.WalkDir(c.Dir(), func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && !inside(c.path("checkpoints"), path) {
+			t.Errorf("%s is left", path)
+		}
+		return nil
+	})
+	if now := must(filepath.Glob("/tmp/bin*"))(t); len(now) > len(copies) {
+		t.Errorf("copies of the binary are left: %v", now)
+	}
+	if _, err := Open(c.Dir()); !errors.Is(err, ErrNone) {
+		t.Errorf("the folder still has a cluster: %v", err)
+	}
+}
+
+func inside(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
+}
