@@ -35,6 +35,10 @@ func toPath(address string) string {
 }
 
 func (files) Partitions(_ context.Context, address string) ([]driver.Partition, error) {
+	address, _, err := cutQuery(address)
+	if err != nil {
+		return nil, err
+	}
 	path := toPath(address)
 	info, err := os.Stat(path)
 	switch {
