@@ -186,7 +186,7 @@ func (f *follower) bounds(ctx context.Context) (oldest, newest, first map[int32]
 func (a address) partition(name string) (int32, error) {
 	number, ok := strings.CutPrefix(name, a.topic+"/")
 	id, err := strconv.ParseInt(number, 10, 32)
-	if !ok || err != nil {
+	if !ok || err != nil || name != a.name(int32(id)) { // "orders/00" would be read beside "orders/0"
 		return 0, fmt.Errorf("%q is no partition of topic %s: want its name and a number, as %s", name, a.topic, a.name(0))
 	}
 	return int32(id), nil
