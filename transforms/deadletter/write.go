@@ -194,7 +194,7 @@ func (f *stageFn) FinishBundle(ctx context.Context, emit func(beam.EventTime, in
 	err := f.flush(ctx)
 	var chunks []staged.Chunk
 	if err == nil {
-		chunks, err = f.w.Finish()
+		chunks, err = f.w.Finish(ctx)
 	}
 	if err != nil {
 		f.abort(ctx)

@@ -14,6 +14,14 @@
 // and once, when the watermark has passed it; late rows get files of their own. A runner that is set
 // back to a checkpoint replaces what it publishes again. The end of the stream publishes all.
 //
+// A chunk of Parquet holds the rows as they are; what publishes chunks makes one file of them, with
+// row groups as large as the rows allow and one dictionary for all. A file a chunk would be thousands
+// of small ones, and footers can't be joined by their bytes.
+//
+// A stream whose disk is full, or whose store does not answer, waits and tries again, for ten minutes or
+// what Patience says; nothing half-written is published meanwhile, and the source is held back. A
+// bounded run fails at once, and can be run again.
+//
 // # Delivery of records
 //
 // At least once: a bundle begins to send its rows as they come and ends when the target has taken all
@@ -25,7 +33,8 @@
 // # Errors
 //
 // A target that can't be written (a full disk, no permission, no broker) fails the bundle with an
-// error that names the target without secrets. [Check] finds most of that before a job starts, [Sweep]
+// error that names the target without secrets, in a stream only after some patience: see above for
+// files; the drivers of records know best what is worth waiting for, and their docs say how long. [Check] finds most of that before a job starts, [Sweep]
 // clears what a job that failed, or a stream that has ended, has staged. Records that a target refuses come back from [Write] as
 // letters of class sink, with the record as their original; files refuse none. A stream to a single
 // file is refused by Validate; standard output takes lines.
@@ -35,6 +44,7 @@
 //   - sink/written: events encoded into chunks, or taken by the target (attempts that failed included)
 //   - sink/refused: records that the target refused
 //   - sink/dropped: events that When left out
+//   - staged/retried: tries of a stream that a full disk or an absent store refused
 //
 // # Non-obvious
 //

@@ -111,7 +111,7 @@ func (f *stageFn) FinishBundle(ctx context.Context, chunk func(beam.EventTime, i
 			return err
 		}
 	}
-	chunks, err := f.w.Finish()
+	chunks, err := f.w.Finish(ctx)
 	if err != nil {
 		f.abort(ctx)
 		return err

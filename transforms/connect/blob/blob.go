@@ -157,10 +157,13 @@ func names(ctx context.Context, b *blob.Bucket, prefix string, want func(string)
 	}
 }
 
-// known maps the cloud's "not found" to the one of files.
+// known maps the cloud's "not found" to the one of files, and marks what time may mend.
 func known(err error) error {
-	if gcerrors.Code(err) == gcerrors.NotFound {
+	switch gcerrors.Code(err) {
+	case gcerrors.NotFound:
 		return fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
+	case gcerrors.Unknown, gcerrors.Internal, gcerrors.ResourceExhausted, gcerrors.DeadlineExceeded:
+		return sinkdriver.Transient(err) // a server that can't be reached is of the code Unknown
 	}
 	return err
 }
@@ -218,7 +221,7 @@ func (s *store) Create(ctx context.Context, name string) (sinkdriver.Writer, err
 	w, err := s.b.NewWriter(ctx, s.prefix+name, &blob.WriterOptions{ContentType: "application/octet-stream"})
 	if err != nil {
 		cancel()
-		return nil, err
+		return nil, known(err)
 	}
 	return &writer{w, cancel}, nil
 }
@@ -228,9 +231,19 @@ type writer struct {
 	cancel context.CancelFunc
 }
 
+func (w *writer) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	return n, known(err)
+}
+
+func (w *writer) ReadFrom(r io.Reader) (int64, error) {
+	n, err := w.Writer.ReadFrom(r)
+	return n, known(err)
+}
+
 func (w *writer) Close() error {
 	defer w.cancel()
-	return w.Writer.Close()
+	return known(w.Writer.Close())
 }
 
 // Abort cancels before it closes: that is how an upload is dropped.
@@ -264,7 +277,7 @@ func (s *store) Delete(ctx context.Context, name string) error {
 	if gcerrors.Code(err) == gcerrors.NotFound {
 		return nil
 	}
-	return err
+	return known(err)
 }
 
 func (s *store) Close() error { return closeBucket(s.b, s.bucket) }

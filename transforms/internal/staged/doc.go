@@ -22,12 +22,16 @@
 // a checkpoint may name them: a commit sweeps those of receipts that its process has known for
 // Stream.Keep. Chunks of bundles that failed stay until [Stage.Sweep].
 //
+// A stream's chunk is held in memory until its bundle ends, or 16 MiB, so that it can be written again:
+// where a store is full or away, chunks and commits are tried again for Stream.Patience. The receipt and
+// the joined files of a try that failed are replaced and deleted by the next.
+//
 // A runner keeps the number of panes of every window, for ever: some 100 bytes a window.
 //
 // # Errors
 //
 // A store that refuses (full, read-only, gone) is an infrastructure fault: the error says which
-// target, and nothing was published. A chunk that a commit misses was swept by another run that
+// target, and nothing was published. What driver.IsTransient knows is waited for in streams first. A chunk that a commit misses was swept by another run that
 // published to the same target.
 //
 // # Non-obvious

@@ -183,10 +183,14 @@ type Writer struct {
 }
 
 type open struct {
-	out   driver.Writer
+	out   driver.Writer // nil in a stream
+	bytes []byte        // all of a stream's chunk, so that it can be written again
 	sum   hash.Hash
 	chunk Chunk
 }
+
+// heldBytes is about how much of a stream's chunk is held before it is written.
+const heldBytes = 16 << 20
 
 // NewWriter begins a bundle. Nothing is created before the first row.
 func (s *Stage) NewWriter() *Writer { return &Writer{stage: s, open: map[int64]*open{}} }
@@ -204,12 +208,13 @@ func (w *Writer) Write(ctx context.Context, p []byte, rows, first int64) error {
 	window := target.Window(first)
 	o := w.open[window]
 	if o == nil {
-		name := w.stage.fresh()
-		out, err := w.stage.store.Create(ctx, name)
-		if err != nil {
-			return target.wrap("writing", err)
+		o = &open{chunk: Chunk{Name: w.stage.fresh(), Head: int64(len(w.head)), First: first}}
+		if target.Stream == nil {
+			var err error
+			if o.out, err = w.stage.store.Create(ctx, o.chunk.Name); err != nil {
+				return target.wrap("writing", err)
+			}
 		}
-		o = &open{out: out, chunk: Chunk{Name: name, Head: int64(len(w.head)), First: first}}
 		w.open[window] = o
 		if w.stage.name == "" {
 			o.sum = sha256.New()
@@ -222,8 +227,8 @@ func (w *Writer) Write(ctx context.Context, p []byte, rows, first int64) error {
 		return target.wrap("writing", err)
 	}
 	o.chunk.Rows += rows
-	if w.stage.name == "" && o.chunk.Size >= target.partBytes() {
-		return w.close(window)
+	if w.stage.name == "" && o.chunk.Size >= target.partBytes() || o.out == nil && o.chunk.Size >= heldBytes {
+		return w.close(ctx, window)
 	}
 	return nil
 }
@@ -256,7 +261,9 @@ func (t Target) partBytes() int64 {
 }
 
 func (o *open) write(p []byte) error {
-	if _, err := o.out.Write(p); err != nil {
+	if o.out == nil {
+		o.bytes = append(o.bytes, p...)
+	} else if _, err := o.out.Write(p); err != nil {
 		return err
 	}
 	if o.sum != nil {
@@ -266,10 +273,16 @@ func (o *open) write(p []byte) error {
 	return nil
 }
 
-func (w *Writer) close(window int64) error {
+func (w *Writer) close(ctx context.Context, window int64) error {
 	o := w.open[window]
 	delete(w.open, window)
-	if err := o.out.Close(); err != nil {
+	var err error
+	if o.out != nil {
+		err = o.out.Close()
+	} else {
+		err = w.stage.target.persist(ctx, func() error { return w.stage.put(ctx, o.chunk.Name, o.bytes) })
+	}
+	if err != nil {
 		return w.stage.target.wrap("writing", err)
 	}
 	if o.sum != nil {
@@ -280,9 +293,9 @@ func (w *Writer) close(window int64) error {
 }
 
 // Finish makes the bundle's chunks durable and returns them.
-func (w *Writer) Finish() ([]Chunk, error) {
+func (w *Writer) Finish(ctx context.Context) ([]Chunk, error) {
 	for window := range w.open {
-		if err := w.close(window); err != nil {
+		if err := w.close(ctx, window); err != nil {
 			return nil, err
 		}
 	}
@@ -292,7 +305,9 @@ func (w *Writer) Finish() ([]Chunk, error) {
 // Abort drops what the bundle has written, as far as that is possible.
 func (w *Writer) Abort(ctx context.Context) {
 	for _, o := range w.open {
-		o.out.Abort()
+		if o.out != nil {
+			o.out.Abort()
+		}
 	}
 	for _, c := range w.done {
 		_ = w.stage.store.Delete(ctx, c.Name) // the sweep gets what stays

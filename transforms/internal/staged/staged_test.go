@@ -126,7 +126,7 @@ func bundle(t *testing.T, s *Stage, rows ...string) []Chunk {
 			t.Fatal(err)
 		}
 	}
-	chunks, err := w.Finish()
+	chunks, err := w.Finish(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestAFullStoreLeavesTheOldOutput(t *testing.T) {
 				break
 			}
 			var done []Chunk
-			if done, err = w.Finish(); err != nil {
+			if done, err = w.Finish(t.Context()); err != nil {
 				break
 			}
 			chunks = done

@@ -33,6 +33,9 @@ type Stream struct {
 	// Keep is for how long a chunk stays staged after it was published; by default an hour. A job can
 	// be restored from no checkpoint that is older.
 	Keep time.Duration
+	// Patience is for how long a target that can't be written (a full disk, a store that does not
+	// answer) is tried again before the stream fails; by default ten minutes.
+	Patience time.Duration
 }
 
 // Validate reports all that is wrong with writing to an address so.
@@ -51,6 +54,9 @@ func (s *Stream) Validate(address string) error {
 	if s.Keep < 0 {
 		errs = append(errs, fmt.Errorf("sink: chunks kept for %v", s.Keep))
 	}
+	if s.Patience < 0 {
+		errs = append(errs, fmt.Errorf("sink: patience of %v", s.Patience))
+	}
 	return errors.Join(errs...)
 }
 
@@ -66,6 +72,13 @@ func (s *Stream) keep() time.Duration {
 		return s.Keep
 	}
 	return time.Hour
+}
+
+func (s *Stream) patience() time.Duration {
+	if s.Patience > 0 {
+		return s.Patience
+	}
+	return 10 * time.Minute
 }
 
 // forever is longer than any chunk is late. What a runner keeps of a window meanwhile is its number
@@ -111,11 +124,15 @@ func CommitPane(ctx context.Context, t Target, pane beam.PaneInfo, w beam.Window
 	}
 	defer s.Close()
 	start := w.MaxTimestamp().ToTime().Add(time.Millisecond - t.Stream.roll())
-	rows, err := s.commitPane(ctx, start.UTC().Format("20060102T150405Z"), pane.Index, chunks, join)
+	var rows int64
+	err = t.persist(ctx, func() (err error) {
+		rows, err = s.commitPane(ctx, start.UTC().Format("20060102T150405Z"), pane.Index, slices.Clone(chunks), join)
+		return err
+	})
 	if err != nil {
 		return 0, t.wrap("publishing to", s.explain(err))
 	}
-	if err := s.sweepOld(ctx); err != nil {
+	if err := t.persist(ctx, func() error { return s.sweepOld(ctx) }); err != nil {
 		return 0, t.wrap("sweeping", err)
 	}
 	return rows, nil
@@ -131,11 +148,21 @@ func (s *Stage) receipts() string { return s.dir() + "committed/" }
 
 // commitPane publishes a pane as <window>-<part>-of-<parts>-pane<i>. A runner that was set back
 // commits a pane again, of chunks that are cut differently: then the files replace those of before.
-func (s *Stage) commitPane(ctx context.Context, window string, pane int64, chunks []Chunk, join Join) (int64, error) {
+func (s *Stage) commitPane(ctx context.Context, window string, pane int64, chunks []Chunk, join Join) (_ int64, err error) {
 	chunks, rows := inOrder(chunks)
 	groups := s.group(chunks)
 	parts := make([]part, 0, len(groups))
 	var r receipt
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, p := range parts { // they would fill the disk that may be full
+			if !slices.ContainsFunc(chunks, func(c Chunk) bool { return c.Name == p.staged }) {
+				_ = s.store.Delete(ctx, p.staged) // the sweep gets what stays
+			}
+		}
+	}()
 	for i, g := range groups {
 		p, err := s.build(ctx, g, join, nil)
 		if err != nil {

@@ -2,11 +2,14 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"io"
+	"syscall"
 )
 
 // Store is a folder, or the part of a bucket below a prefix. Names are relative to it and have
-// slashes. All methods may be called from several goroutines.
+// slashes. All methods may be called from several goroutines. An error that time may mend is
+// [Transient]: a stream then tries again.
 type Store interface {
 	// Create starts an object, replacing any of that name. Nothing of it can be seen, also after a
 	// crash, before Close has returned nil; then it is durable.
@@ -41,4 +44,22 @@ type Opener interface {
 	// OpenStore returns the store that holds what the address names, and the name of the one object
 	// that is asked for; "" if the address is a folder. It creates nothing.
 	OpenStore(ctx context.Context, address string) (store Store, target string, err error)
+}
+
+// Transient marks an error that time may mend: of a store that does not answer, or has too much to do.
+func Transient(err error) error {
+	if err == nil {
+		return nil
+	}
+	return transient{err}
+}
+
+type transient struct{ error }
+
+func (t transient) Unwrap() error { return t.error }
+
+// IsTransient reports whether time may mend an error: it is marked, or a disk or a quota is full.
+func IsTransient(err error) bool {
+	var t transient
+	return errors.As(err, &t) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EMFILE)
 }

@@ -18,7 +18,9 @@ type Sender interface {
 	// be reused when Send returns. A record that the target will never take (too large, refused as
 	// invalid) is told to rejected, from Send or Flush, and is no error.
 	Send(ctx context.Context, r Record, rejected func(error)) error
-	// Flush waits until the target has taken all that was sent, and returns why it has not. After an
+	// Flush waits until the target has taken all that was sent, and returns why it has not. A target
+	// that is away is waited for, for a minute or two at least: a runner may end the job with the first
+	// bundle that fails, and only the driver knows an absence from a refusal. After an
 	// error the sender can be used again; what was sent since the last Flush has to be sent again.
 	Flush(ctx context.Context) error
 	Close() error
