@@ -10,7 +10,7 @@ import (
 )
 
 func init() {
-	beam.RegisterType(reflect.TypeOf((*group)(nil)).Elem())
+	beam.RegisterCoder(reflect.TypeOf((*group)(nil)).Elem(), encodeGroup, decodeGroup)
 	beam.RegisterCoder(reflect.TypeOf((*progress)(nil)).Elem(), encodeProgress, decodeProgress)
 }
 
@@ -20,6 +20,10 @@ type group struct {
 	Replay        int
 	Group, Groups int
 }
+
+func encodeGroup(g group) []byte { b, _ := json.Marshal(g); return b }
+
+func decodeGroup(b []byte) (g group, err error) { return g, json.Unmarshal(b, &g) }
 
 // replays tells whether an address holds dead letters.
 func (g group) replays(address int) bool { return address >= len(g.Addresses)-g.Replay }

@@ -3,6 +3,7 @@ package source
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -24,13 +25,18 @@ import (
 )
 
 func init() {
-	beam.RegisterType(reflect.TypeOf((*driver.Partition)(nil)).Elem())
+	// A row with a slice that is nil is one that Java's coders of Flink don't understand.
+	beam.RegisterCoder(reflect.TypeOf((*driver.Partition)(nil)).Elem(), encodePartition, decodePartition)
 	register.DoFn3x1[context.Context, string, func(driver.Partition), error](&listFn{})
 	register.DoFn5x1[context.Context, *sdf.LockRTracker, driver.Partition, func(beam.EventTime, event.Batch), func(deadletter.Letter), error](&readFn{})
 	register.Emitter1[driver.Partition]()
 	register.Emitter2[beam.EventTime, event.Batch]()
 	register.Emitter1[deadletter.Letter]()
 }
+
+func encodePartition(p driver.Partition) []byte { b, _ := json.Marshal(p); return b }
+
+func decodePartition(b []byte) (p driver.Partition, err error) { return p, json.Unmarshal(b, &p) }
 
 var (
 	readEvents = beam.NewCounter("source", "read")
