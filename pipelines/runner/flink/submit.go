@@ -132,6 +132,7 @@ func pipelineOptions(o Options, stream bool) (*structpb.Struct, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing the pipeline's options: %w", err)
 	}
+	s.Fields[optionURN("job_name")] = structpb.NewStringValue(o.Name) // else the runner makes one up
 	for name, v := range o.beam(stream) {
 		s.Fields[optionURN(name)] = v
 	}
