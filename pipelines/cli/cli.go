@@ -143,7 +143,7 @@ func newRoot(stdout io.Writer, stderr *console) *cobra.Command {
 	f.StringVar(&level, "log-level", "info", "least level of messages: debug, info, warn or error; debug shows Beam's too")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(stderr), featuresCommand(stderr), retrainCommand(stdout, stderr), replayCommand(stdout, stderr), simulateCommand(stderr), lintCommand(stdout), testCommand(stdout), modelsCommand(stdout), jobsCommand(stdout), flinkCommand(stdout, stderr), demoCommand(stdout), versionCommand(stdout))
+	root.AddCommand(runCommand(stderr), featuresCommand(stderr), retrainCommand(stdout, stderr), replayCommand(stdout, stderr), skewCommand(stdout, stderr), simulateCommand(stderr), lintCommand(stdout), testCommand(stdout), modelsCommand(stdout), jobsCommand(stdout), flinkCommand(stdout, stderr), demoCommand(stdout), versionCommand(stdout))
 	return root
 }
 
