@@ -11,6 +11,7 @@ import (
 	_ "github.com/millrace-ml/millrace/models/mlp"
 	_ "github.com/millrace-ml/millrace/transforms/connect/blob"
 	_ "github.com/millrace-ml/millrace/transforms/connect/file"
+	_ "github.com/millrace-ml/millrace/transforms/connect/intake"
 	_ "github.com/millrace-ml/millrace/transforms/connect/kafka"
 	_ "github.com/millrace-ml/millrace/transforms/connect/redis"
 	_ "github.com/millrace-ml/millrace/transforms/connect/simulate"
