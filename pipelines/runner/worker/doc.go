@@ -14,6 +14,9 @@
 // lock, reports that it couldn't send by log.Println, which boot has led to the same logger. It logs when
 // its worker has ended; so a worker that loses its runner must end boot before itself.
 //
+// A runner may end boot while the worker that boot has started is still starting, and Flink's TaskManagers
+// go on listening for workers of jobs that have ended: a worker that finds init in boot's place ends.
+//
 // Boot is asked to end, not killed: as the first process of a container it can't be killed from within.
 //
 // Boot copies each worker's binary to a folder /tmp/bin* and leaves it there. A running program doesn't

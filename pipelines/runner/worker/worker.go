@@ -24,6 +24,9 @@ const (
 func Run(args []string, serve func()) {
 	w := worker{control: value(args, "control_endpoint"), parent: os.Getppid()}
 	w.boot = isBoot(w.parent)
+	if w.parent == 1 && !w.boot { // init has it: boot was ended while this process was starting
+		w.exit("boot is gone")
+	}
 	if w.boot {
 		w.own = ownFolder(value(args, "semi_persist_dir"))
 		w.removeCopies()

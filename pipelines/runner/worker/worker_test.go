@@ -22,6 +22,12 @@ func TestMain(m *testing.M) {
 	case "boot":
 		os.Setenv("MILLRACE_TEST_ROLE", "worker")
 		boot()
+	case "late": // a worker that starts so slowly that its parent is gone
+		for start := os.Getppid(); os.Getppid() == start; {
+			time.Sleep(10 * time.Millisecond)
+		}
+		fmt.Println("late", os.Getppid())
+		Run(os.Args, func() { time.Sleep(time.Hour) })
 	default:
 		Run(os.Args, serve)
 	}
@@ -244,4 +250,30 @@ func TestRunOfAnother(t *testing.T) {
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("the worker ended with %v, not with status 1", err)
 	}
+}
+
+// TestRunLate ends a worker whose boot is gone before it looks, though the runner listens.
+func TestRunLate(t *testing.T) {
+	r := listen(t)
+	sh := exec.Command("sh", "-c", `"$0" --worker=true --control_endpoint="$1" & echo worker $!; sleep 1`, os.Args[0], r.Addr().String())
+	sh.Env = append(os.Environ(), "MILLRACE_TEST_ROLE=late")
+	out, err := sh.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sh.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid, parent int
+	if _, err := fmt.Fscanln(out, new(string), &pid); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(pid, syscall.SIGKILL)
+	if _, err := fmt.Fscanln(out, new(string), &parent); err != nil {
+		t.Fatal(err)
+	}
+	if parent != 1 {
+		t.Skipf("orphans go to process %d here, not to init", parent)
+	}
+	eventually(t, "the worker ends", func() bool { return !running(pid) })
 }
