@@ -39,7 +39,7 @@ func flinkUpCommand(stdout io.Writer, stderr *console, dir *string) *cobra.Comma
 			if err != nil {
 				return err
 			}
-			return describe(stdout, c)
+			return describeCluster(stdout, c)
 		},
 	}
 	f := cmd.Flags()
@@ -80,13 +80,13 @@ func flinkStatusCommand(stdout io.Writer, dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return describe(stdout, c)
+			return describeCluster(stdout, c)
 		},
 	}
 }
 
-// describe prints how a cluster is reached, and what runs.
-func describe(stdout io.Writer, c *local.Cluster) error {
+// describeCluster prints how a cluster is reached, and what runs.
+func describeCluster(stdout io.Writer, c *local.Cluster) error {
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	kind, config := c.Environment()
 	fmt.Fprintf(w, "job server\t%s\ndashboard\thttp://%s\nenvironment\t%s %s\nfolder\t%s\n", c.JobServer(), c.REST(), kind, config, c.Dir())

@@ -1,7 +1,6 @@
 package retraining
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -16,12 +15,12 @@ import (
 )
 
 func init() {
-	register.DoFn2x1[event.Batch, func(int64, event.Batch), error](&sliceFn{})
-	register.DoFn3x1[int64, func(*event.Batch) bool, func(string), error](&collectFn{})
-	register.DoFn2x0[string, func(Task)](&tasksFn{})
-	register.DoFn2x2[context.Context, Task, Trial, error](&trainFn{})
-	register.DoFn4x1[context.Context, int64, func(*Trial) bool, func(Task), error](&chooseFn{})
-	register.DoFn4x1[context.Context, int64, func(*Trial) bool, func(string), error](&concludeFn{})
+	beam.RegisterDoFn(&sliceFn{})
+	beam.RegisterDoFn(&collectFn{})
+	beam.RegisterDoFn(&tasksFn{})
+	beam.RegisterDoFn(&trainFn{})
+	beam.RegisterDoFn(&chooseFn{})
+	beam.RegisterDoFn(&concludeFn{})
 	register.Emitter2[int64, event.Batch]()
 	register.Emitter1[string]()
 	register.Emitter1[Task]()

@@ -25,9 +25,9 @@ import (
 )
 
 func init() {
-	register.DoFn2x1[event.Batch, func(int64, event.Batch), error](&pickFn{})
-	register.DoFn3x1[int64, func(*event.Batch) bool, func(string), error](&compareFn{})
-	register.DoFn3x1[int64, func(*string) bool, func(int64), error](&concludeFn{})
+	beam.RegisterDoFn(&pickFn{})
+	beam.RegisterDoFn(&compareFn{})
+	beam.RegisterDoFn(&concludeFn{})
 	register.Function1x2(keyed)
 	register.Function1x1(unreadable)
 	register.Emitter2[int64, event.Batch]()

@@ -54,7 +54,7 @@ func (ruleOfThumb) Score(_ context.Context, x []float32, rows int, out []float32
 }
 
 func init() {
-	register.DoFn2x0[payment, func(event.Batch)](&packFn{})
+	beam.RegisterDoFn(&packFn{})
 	register.Emitter1[event.Batch]()
 	beam.RegisterCoder(reflect.TypeFor[payment](), func(p payment) ([]byte, error) { return json.Marshal(p) },
 		func(b []byte) (p payment, err error) { return p, json.Unmarshal(b, &p) })

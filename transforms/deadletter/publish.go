@@ -17,7 +17,7 @@ import (
 )
 
 func init() {
-	register.DoFn4x1[context.Context, beam.EventTime, Letter, func(beam.EventTime, int64), error](&publishFn{})
+	beam.RegisterDoFn(&publishFn{})
 	register.Function1x1(received)
 	register.Emitter2[beam.EventTime, int64]()
 }

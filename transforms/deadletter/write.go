@@ -14,7 +14,7 @@ import (
 )
 
 func init() {
-	register.DoFn4x1[context.Context, beam.EventTime, Letter, func(beam.EventTime, int, staged.Chunk), error](&stageFn{})
+	beam.RegisterDoFn(&stageFn{})
 	register.Emitter1[Letter]()
 }
 

@@ -17,9 +17,9 @@ import (
 )
 
 func init() {
-	register.DoFn3x1[event.Batch, func(beam.EventTime, event.Batch), func(deadletter.Letter), error](&deriveFn{})
-	register.DoFn2x1[event.Batch, func(beam.EventTime, int64, part), error](&splitFn{})
-	register.DoFn4x1[int64, func(*part) bool, func(beam.EventTime, event.Batch), func(deadletter.Letter), error](&computeFn{})
+	beam.RegisterDoFn(&deriveFn{})
+	beam.RegisterDoFn(&splitFn{})
+	beam.RegisterDoFn(&computeFn{})
 	register.Emitter2[beam.EventTime, event.Batch]()
 	register.Emitter3[beam.EventTime, int64, part]()
 	register.Emitter1[deadletter.Letter]()

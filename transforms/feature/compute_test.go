@@ -25,9 +25,9 @@ import (
 )
 
 func init() {
-	register.DoFn2x0[[]byte, func(event.Batch)](&giveFn{})
-	register.DoFn2x0[event.Batch, func(string)](&keepFn{})
-	register.DoFn2x0[deadletter.Letter, func(string)](&keepLetterFn{})
+	beam.RegisterDoFn(&giveFn{})
+	beam.RegisterDoFn(&keepFn{})
+	beam.RegisterDoFn(&keepLetterFn{})
 	register.Emitter1[event.Batch]()
 	register.Emitter1[string]()
 }

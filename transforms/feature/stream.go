@@ -23,9 +23,9 @@ import (
 )
 
 func init() {
-	register.DoFn2x1[event.Batch, func(beam.EventTime, string, event.Batch), error](&routeFn{})
-	register.DoFn6x1[context.Context, state.Provider, string, event.Batch, func(beam.EventTime, event.Batch), func(deadletter.Letter), error](&arriveFn{})
-	register.DoFn7x1[context.Context, state.Provider, timers.Provider, string, event.Batch, func(beam.EventTime, event.Batch), func(deadletter.Letter), error](&waitFn{})
+	beam.RegisterDoFn(&routeFn{})
+	beam.RegisterDoFn(&arriveFn{})
+	beam.RegisterDoFn(&waitFn{})
 	register.Emitter3[beam.EventTime, string, event.Batch]()
 	beam.RegisterCoder(reflect.TypeOf((*chunk)(nil)).Elem(), encodeChunk, decodeChunk)
 }

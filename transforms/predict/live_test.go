@@ -47,8 +47,8 @@ func init() {
 		var p plain
 		return &p, json.Unmarshal(files["plain.json"], &p)
 	}})
-	register.DoFn4x1[context.Context, []byte, string, func(event.Batch), error](&promotingFn{})
-	register.DoFn2x0[event.Batch, func(int)](&collectFn{})
+	beam.RegisterDoFn(&promotingFn{})
+	beam.RegisterDoFn(&collectFn{})
 	register.Emitter1[int]()
 }
 

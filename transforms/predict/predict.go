@@ -17,7 +17,7 @@ import (
 )
 
 func init() {
-	register.DoFn4x1[context.Context, event.Batch, func(event.Batch), func(deadletter.Letter), error](&scoreFn{})
+	beam.RegisterDoFn(&scoreFn{})
 	register.Emitter1[event.Batch]()
 	register.Emitter1[deadletter.Letter]()
 }

@@ -26,8 +26,8 @@ import (
 
 func init() {
 	Register("fake", fakes)
-	register.DoFn2x1[int, func(beam.EventTime, event.Batch), error](&makeFn{})
-	register.DoFn1x0[deadletter.Letter](&keepFn{})
+	beam.RegisterDoFn(&makeFn{})
+	beam.RegisterDoFn(&keepFn{})
 	register.Emitter2[beam.EventTime, event.Batch]()
 }
 

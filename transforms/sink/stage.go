@@ -24,9 +24,9 @@ import (
 )
 
 func init() {
-	register.DoFn4x1[context.Context, event.Batch, func(beam.EventTime, int, staged.Chunk), func(deadletter.Letter), error](&stageFn{})
-	register.DoFn4x1[context.Context, int, func(*staged.Chunk) bool, func(int64), error](&parquetFn{})
-	register.DoFn6x1[context.Context, beam.PaneInfo, beam.Window, int, func(*staged.Chunk) bool, func(int64), error](&parquetRollFn{})
+	beam.RegisterDoFn(&stageFn{})
+	beam.RegisterDoFn(&parquetFn{})
+	beam.RegisterDoFn(&parquetRollFn{})
 	register.Emitter1[deadletter.Letter]()
 }
 

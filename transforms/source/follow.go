@@ -22,7 +22,7 @@ import (
 )
 
 func init() {
-	register.DoFn7x2[context.Context, *sdf.ManualWatermarkEstimator, *sdf.LockRTracker, group, func(beam.EventTime, event.Batch), func(beam.EventTime, deadletter.Letter), func(beam.EventTime, deadletter.Letter), sdf.ProcessContinuation, error](&followFn{})
+	beam.RegisterDoFn(&followFn{})
 	register.Emitter2[beam.EventTime, deadletter.Letter]()
 }
 

@@ -133,8 +133,8 @@ func (*letterFn) ProcessElement(l deadletter.Letter, emit func(int)) {
 }
 
 func init() {
-	register.DoFn3x0[beam.EventTime, event.Batch, func(int)](&collectFn{})
-	register.DoFn2x0[deadletter.Letter, func(int)](&letterFn{})
+	beam.RegisterDoFn(&collectFn{})
+	beam.RegisterDoFn(&letterFn{})
 	register.Emitter1[int]()
 }
 

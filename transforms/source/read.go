@@ -27,8 +27,8 @@ import (
 func init() {
 	// A row with a slice that is nil is one that Java's coders of Flink don't understand.
 	beam.RegisterCoder(reflect.TypeOf((*driver.Partition)(nil)).Elem(), encodePartition, decodePartition)
-	register.DoFn3x1[context.Context, string, func(driver.Partition), error](&listFn{})
-	register.DoFn5x1[context.Context, *sdf.LockRTracker, driver.Partition, func(beam.EventTime, event.Batch), func(deadletter.Letter), error](&readFn{})
+	beam.RegisterDoFn(&listFn{})
+	beam.RegisterDoFn(&readFn{})
 	register.Emitter1[driver.Partition]()
 	register.Emitter2[beam.EventTime, event.Batch]()
 	register.Emitter1[deadletter.Letter]()

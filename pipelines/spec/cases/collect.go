@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
-	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
 	"github.com/millrace-ml/millrace/models"
 	"github.com/millrace-ml/millrace/pipelines/spec"
@@ -18,8 +17,8 @@ import (
 )
 
 func init() {
-	register.DoFn1x0[event.Batch](&rowsFn{})
-	register.DoFn1x0[deadletter.Letter](&lettersFn{})
+	beam.RegisterDoFn(&rowsFn{})
+	beam.RegisterDoFn(&lettersFn{})
 }
 
 // outcome is what came out of a case: all rows, in order of time and id, and the dead letters.

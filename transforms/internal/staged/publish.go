@@ -10,9 +10,9 @@ import (
 
 func init() {
 	beam.RegisterType(reflect.TypeOf((*Chunk)(nil)).Elem())
-	register.DoFn2x0[[]byte, func(int, Chunk)](&noneFn{})
-	register.DoFn4x1[context.Context, int, func(*Chunk) bool, func(int64), error](&CommitFn{})
-	register.DoFn2x1[context.Context, int64, error](&sweepFn{})
+	beam.RegisterDoFn(&noneFn{})
+	beam.RegisterDoFn(&CommitFn{})
+	beam.RegisterDoFn(&sweepFn{})
 	register.Emitter3[beam.EventTime, int, Chunk]()
 	register.Emitter2[int, Chunk]()
 	register.Emitter1[int64]()

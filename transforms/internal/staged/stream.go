@@ -20,7 +20,7 @@ import (
 )
 
 func init() {
-	register.DoFn6x1[context.Context, beam.PaneInfo, beam.Window, int, func(*Chunk) bool, func(int64), error](&RollFn{})
+	beam.RegisterDoFn(&RollFn{})
 	register.Function1x1(rolled)
 }
 
