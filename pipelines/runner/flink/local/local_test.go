@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -23,8 +24,8 @@ import (
 )
 
 func init() {
-	register.DoFn3x1[context.Context, int64, func(int64), error](&countFn{})
-	register.DoFn4x1[context.Context, *sdf.LockRTracker, int64, func(int64), sdf.ProcessContinuation](&tickFn{})
+	beam.RegisterDoFn(&countFn{})
+	beam.RegisterDoFn(&tickFn{})
 	register.Emitter1[int64]()
 	beam.RegisterType(reflect.TypeFor[countFn]())
 }
@@ -113,6 +114,10 @@ func up(t *testing.T, o Options) *Cluster {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
+			pids, _ := processes(c.mark())
+			for _, pid := range pids {
+				t.Logf("%d: %.200q", pid, arguments(pid)[max(0, len(arguments(pid))-200):])
+			}
 			for _, name := range slices.Sorted(maps.Keys(c.state.Servers)) {
 				t.Logf("%s:\n%s", name, c.logEnd(name))
 			}
@@ -225,6 +230,28 @@ func TestCluster(t *testing.T) {
 	if _, err := Open(c.Dir()); !errors.Is(err, ErrNone) {
 		t.Errorf("the folder still has a cluster: %v", err)
 	}
+}
+
+// TestHighAvailability kills the JobManager under a job, which goes on from its checkpoint.
+func TestHighAvailability(t *testing.T) {
+	if os.Getenv("MILLRACE_REQUIRE") != "1" {
+		t.Skip("takes a second cluster; runs with MILLRACE_REQUIRE=1")
+	}
+	c := up(t, Options{HighAvailability: true})
+	job := c.submit(t, unbounded(), "survivor")
+	defer job.Close()
+	has := func(text string) func() bool {
+		return func() bool { return bytes.Contains(must(os.ReadFile(c.Log(jobManager)))(t), []byte(text)) }
+	}
+	eventually(t, "a checkpoint", has("Completed checkpoint"))
+	check(t, c.KillJobManager())
+	check(t, c.RestartJobManager(t.Context()))
+	eventually(t, "the job goes on from a checkpoint", has("from Checkpoint "))
+	cluster := must(flink.Open(c.REST()))(t)
+	eventually(t, "the job runs", func() bool {
+		s, err := cluster.Find(t.Context(), "survivor")
+		return err == nil && s.State == "RUNNING" && len(must(c.Workers(0))(t)) == 1
+	})
 }
 
 func inside(dir, path string) bool {

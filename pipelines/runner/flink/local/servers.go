@@ -324,7 +324,7 @@ func (c *Cluster) configure() error {
 	files := map[string]string{
 		"conf/config.yaml":      text.String(),
 		"conf/log4j.properties": log4j,
-		"conf/zoo.cfg": fmt.Sprintf("tickTime=1000\ninitLimit=10\nsyncLimit=5\ndataDir=%s\nclientPort=%d\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\nserver.1=127.0.0.1:0:0\n",
+		"conf/zoo.cfg": fmt.Sprintf("tickTime=1000\ninitLimit=10\nsyncLimit=5\ndataDir=%s\nclientPort=%d\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\n",
 			c.path("zookeeper"), c.state.Ports["zookeeper"]),
 		"boot": fmt.Sprintf(bootScript, c.state.Boot),
 	}
