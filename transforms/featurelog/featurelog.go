@@ -17,7 +17,7 @@ import (
 )
 
 func init() {
-	register.DoFn2x1[event.Batch, func(event.Batch), error](&stampFn{})
+	beam.RegisterDoFn(&stampFn{})
 	register.Emitter1[event.Batch]()
 }
 
@@ -118,15 +118,24 @@ func Write(s beam.Scope, scored beam.PCollection, p Params) beam.PCollection {
 		panic(err)
 	}
 	s = s.Scope("featurelog.Write")
-	return sink.Write(s, beam.ParDo(s, &stampFn{Fingerprint: p.Features.Fingerprint()}, scored), p.Table())
+	f := &stampFn{Fingerprint: p.Features.Fingerprint()}
+	if p.Sink.When == "" {
+		for _, o := range outs(p.Features) {
+			f.Columns = append(f.Columns, o.Column)
+		}
+	}
+	return sink.Write(s, beam.ParDo(s, f, scored), p.Table())
 }
 
 // stampFn adds the fingerprint, and nulls for what a model does not say.
 type stampFn struct {
 	Fingerprint string
+	// Columns are those that go on, so that rows of all models are alike; all where a condition may name
+	// any.
+	Columns []string
 
-	in, out *event.Schema
-	absent  int // columns that the model does not give
+	in, more, out *event.Schema
+	absent        int // columns that the model does not give
 }
 
 func (f *stampFn) ProcessElement(rows event.Batch, emit func(event.Batch)) error {
@@ -137,11 +146,18 @@ func (f *stampFn) ProcessElement(rows event.Batch, emit func(event.Batch)) error
 				more = append(more, event.Field{Name: name, Kind: event.Category})
 			}
 		}
-		out, err := rows.Schema.With(more...)
+		with, err := rows.Schema.With(more...)
+		out := with
+		if err == nil && len(f.Columns) > 0 {
+			out, err = with.Only(f.Columns...)
+		}
 		if err != nil {
 			return fmt.Errorf("logging features: %w", err)
 		}
-		f.in, f.out, f.absent = rows.Schema, out, len(more)-1
+		if out.Equal(f.out) {
+			out = f.out
+		}
+		f.in, f.more, f.out, f.absent = rows.Schema, with, out, len(more)-1
 	}
 	cols := make([]event.Column, 1, 1+f.absent)
 	for range rows.N {
@@ -154,7 +170,11 @@ func (f *stampFn) ProcessElement(rows event.Batch, emit func(event.Batch)) error
 		}
 		cols = append(cols, c)
 	}
-	emit(rows.With(f.out, cols...))
+	logged, err := rows.With(f.more, cols...).Only(f.out)
+	if err != nil {
+		return fmt.Errorf("logging features: %w", err)
+	}
+	emit(logged)
 	return nil
 }
 

@@ -5,12 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,9 +32,9 @@ import (
 )
 
 func init() {
-	register.DoFn5x1[context.Context, *sdf.ManualWatermarkEstimator, *sdf.LockRTracker, int, func(beam.EventTime, event.Batch), sdf.ProcessContinuation](&tickFn{})
-	register.DoFn3x0[beam.EventTime, event.Batch, func(beam.EventTime, deadletter.Letter)](&buryFn{})
-	register.DoFn1x0[event.Batch](&takeFn{})
+	beam.RegisterDoFn(&tickFn{})
+	beam.RegisterDoFn(&buryFn{})
+	beam.RegisterDoFn(&takeFn{})
 	register.Emitter2[beam.EventTime, event.Batch]()
 	register.Emitter2[beam.EventTime, deadletter.Letter]()
 }
@@ -178,7 +181,7 @@ func files(t *testing.T, dir string) map[string][]byte {
 		t.Error(err)
 	}
 	for _, e := range entries {
-		if e.IsDir() {
+		if e.IsDir() || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
 		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
@@ -289,6 +292,62 @@ func TestAStreamOfOtherFormats(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAStreamWaitsForRoom fills the disk of a stream, and makes room once the stream says that it waits.
+func TestAStreamWaitsForRoom(t *testing.T) {
+	dir := t.TempDir() + "/"
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", dir).CombinedOutput(); err != nil {
+		t.Skipf("no small disk can be mounted: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	ballast := dir + ".ballast"
+	if err := os.WriteFile(ballast, make([]byte, 1<<20-1<<15), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := slog.Default()
+	defer slog.SetDefault(before)
+	var said, again atomic.Int64
+	slog.SetDefault(slog.New(heard{before.Handler(), func(r slog.Record) {
+		switch {
+		case strings.Contains(r.Message, "can't be written"):
+			said.Add(1)
+			if err := os.Remove(ballast); err != nil && !os.IsNotExist(err) {
+				t.Error(err)
+			}
+		case strings.Contains(r.Message, "again"):
+			again.Add(1)
+		}
+	}}))
+	stop := watch(t, dir)
+	const steps = 120
+	p, s := beam.NewPipelineWithRoot()
+	sink.Write(s, beam.ParDo(s, &tickFn{Steps: steps}, beam.Create(s, 0)), sink.Params{URL: dir, Stream: &sink.Stream{}})
+	if _, err := prism.Execute(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if got := idsOf(t, files(t, dir)); !slices.Equal(got, ids(steps)) {
+		t.Errorf("%d rows, want %d", len(got), len(ids(steps)))
+	}
+	if said.Load() == 0 || again.Load() == 0 {
+		t.Errorf("it said %d times that it waits, %d times that it goes on", said.Load(), again.Load())
+	}
+}
+
+// heard tells what is logged.
+type heard struct {
+	slog.Handler
+	tell func(slog.Record)
+}
+
+func (h heard) Handle(ctx context.Context, r slog.Record) error {
+	h.tell(r)
+	return h.Handler.Handle(ctx, r)
 }
 
 func names(t *testing.T, dir string) (all []string) {
