@@ -12,10 +12,11 @@
 //
 // Nothing of an entity or a row is a pointer: ten million entities are some thousands of chunks to the
 // garbage collector. Rows are words in blocks of an arena, a power of two of them to a block, and blocks
-// that neighbour each other are joined when they are free. A record of 32 bytes says where an entity's
-// block is, and a hash table of 256 small ones where the record. Ids that are integers are a word of
-// their row. Rows of an entity that has others are a word wider, which says where in the texts' chunks
-// the id stands; keys and values of texts are there too. Where all are integers, none of that exists.
+// that neighbour each other are joined when they are free. A record, one cache line, says where an
+// entity's block is, and a hash table, of 256 small ones, where the record. Ids that are integers are a
+// word of their row. Rows of an entity that has others are a word wider, which says where in the texts'
+// chunks the id stands; keys and values that are texts are there too. Where all are integers, none of
+// that exists.
 //
 // Growth moves one block, or a 256th of a shard's hashes, so no call pauses for it. Rows' entities are
 // sought a group at a time: with millions of them memory has to answer for each, and it does for many

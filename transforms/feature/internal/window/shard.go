@@ -184,9 +184,10 @@ func (s *Shard) seek(in *Input, from, to int, create bool) {
 		r := s.table.record(all[i].at)
 		a := &s.arenas[r.wide]
 		words := a.at(r.block)
-		sum += words[0] + words[int(r.held-1)*a.stride]
-		if s.table.width > 0 {
-			sum += uint64(s.table.edgesOf(all[i].at)[0])
+		next := int(r.held) * a.stride
+		sum += words[0] + words[next-1] + words[min(next, a.stride<<r.class-1)]
+		for _, row := range s.table.edgesOf(all[i].at) {
+			sum += words[int(row)*a.stride]
 		}
 	}
 	s.touched = sum // else the compiler may leave the reads out

@@ -35,7 +35,7 @@ func (k key) hash() uint64 {
 	return c.HashID(0)
 }
 
-// record is what is known of an entity besides its rows and edges. Half a cache line, no pointer.
+// record is what is known of an entity besides its rows: a cache line, without a pointer.
 type record struct {
 	name    uint64 // the key: an integer, or the place of a text
 	block   block
@@ -44,14 +44,15 @@ type record struct {
 	class   uint8 // of the block
 	wide    uint8 // 1: rows have a word more, the last, for the texts of ids
 	named   bool  // the key is a text
+	edges   [8]int32
 }
 
-// table finds entities by their keys and holds their records, in slots that keep their numbers.
-// Records and edges lie in chunks, and the hashes in many small tables: nothing ever grows in one go.
+// table finds entities by their keys and holds their records, in slots that keep their numbers. The
+// records lie in chunks, and the hashes in many small tables: nothing ever grows in one go.
 type table struct {
 	hashes  [256]hashes
 	records [][]record
-	edges   [][]int32 // width for each record
+	edges   [][]int32 // width for each record, if they have no room for so many
 	width   int
 	slots   int
 	held    int     // slots that are taken
@@ -74,6 +75,9 @@ const (
 func (t *table) record(at int32) *record { return &t.records[at>>recordBits][at&recordMask] }
 
 func (t *table) edgesOf(at int32) []int32 {
+	if r := t.record(at); t.width <= len(r.edges) {
+		return r.edges[:t.width]
+	}
 	i := int(at&recordMask) * t.width
 	return t.edges[at>>recordBits][i : i+t.width : i+t.width]
 }
@@ -121,16 +125,15 @@ func (t *table) add(h uint64, k key, reuse bool) int32 {
 	} else {
 		c := int(at >> recordBits)
 		if c == len(t.records) {
-			t.records, t.edges = append(t.records, nil), append(t.edges, nil)
+			t.records = append(t.records, nil)
 			if c > 0 { // a first one grows as it must
 				t.records[c] = make([]record, 0, 1<<recordBits)
-				t.edges[c] = make([]int32, 0, t.width<<recordBits)
+			}
+			if t.width > len(record{}.edges) {
+				t.edges = append(t.edges, make([]int32, t.width<<recordBits))
 			}
 		}
 		t.records[c] = append(t.records[c], record{})
-		for range t.width {
-			t.edges[c] = append(t.edges[c], 0)
-		}
 		t.slots++
 	}
 	r := t.record(at)
@@ -186,8 +189,8 @@ func (t *table) remove(h uint64, at int32) {
 	if r.named {
 		t.texts.release(text(r.name))
 	}
-	*r = record{}
 	clear(t.edgesOf(at))
+	*r = record{}
 	t.free = append(t.free, at)
 	t.held--
 }

@@ -153,7 +153,11 @@ func TestLog(t *testing.T) {
 			gone.Outputs = append(gone.Outputs, o)
 		}
 	}
-	all := []*Plan{NewPlan(config(25)), NewPlan(gone)}
+	many := config(25) // more edges than a record has room for
+	for d := range int64(9) {
+		many.Outputs = append(many.Outputs, Output{Func: aggregate.Count, Operand: -1, Reach: Reach{Duration: 2*d + 1}})
+	}
+	all := []*Plan{NewPlan(config(25)), NewPlan(gone), NewPlan(many)}
 	dropped, expired, inParts := false, false, false
 	rapid.Check(t, func(t *rapid.T) {
 		p := rapid.SampledFrom(all).Draw(t, "plan")
