@@ -75,3 +75,13 @@ func TestFigures(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", &out, want)
 	}
 }
+
+func TestParseBenchmark(t *testing.T) {
+	m, err := parseBenchmark("goos: linux\nBenchmarkGrowth/10000-2   \t 1\t  18.82 state-B/event\t 1065 cpu-ns/event\nPASS\n")
+	if err != nil || len(m) != 2 || m["state-B/event"] != 18.82 || m["cpu-ns/event"] != 1065 {
+		t.Errorf("%v, %v", m, err)
+	}
+	if _, err := parseBenchmark("PASS\n"); err == nil {
+		t.Error("no benchmark, no error")
+	}
+}

@@ -52,7 +52,7 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 5, "turns")
 	flag.IntVar(&o.rows, "rows", 0, "rows of the simulated table (default all 1754155)")
 	flag.StringVar(&o.python, "python", "", "Python with numpy, scikit-learn and xgboost, to compare training")
-	flag.StringVar(&o.only, "only", "", "job, scorer, training or stream (default all)")
+	flag.StringVar(&o.only, "only", "", "job, scorer, training, growth or stream (default all)")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles here, of the graph on Prism and, behind .stream, of the stream at its rate (slows these runs)")
 	flag.IntVar(&o.events, "events", 10_000_000, "events of the topic that the stream drains")
 	flag.IntVar(&o.rate, "rate", 50_000, "events a second, for the stream's latency")
@@ -198,8 +198,8 @@ func measure(ctx context.Context, env []string, command string, args ...string) 
 }
 
 func bench(ctx context.Context, o options) error {
-	if !slices.Contains([]string{"", "job", "scorer", "training", "stream"}, o.only) {
-		return fmt.Errorf("-only is job, scorer, training or stream, not %q", o.only)
+	if !slices.Contains([]string{"", "job", "scorer", "training", "growth", "stream"}, o.only) {
+		return fmt.Errorf("-only is job, scorer, training, growth or stream, not %q", o.only)
 	}
 	if o.only == "training" && (o.python == "" || o.data == "") {
 		return errors.New("-only training needs -python and -data")
@@ -221,6 +221,7 @@ func bench(ctx context.Context, o options) error {
 		{"job", func() ([]figure, error) { return measureJob(ctx, o, self, dir) }},
 		{"scorer", func() ([]figure, error) { return measureScorers(ctx, self) }},
 		{"training", func() ([]figure, error) { return measureTraining(ctx, o, self, dir) }},
+		{"growth", func() ([]figure, error) { return measureGrowth(ctx, o, dir) }},
 		{"stream", func() ([]figure, error) { return measureStream(ctx, o, self, dir) }},
 	} {
 		if o.only != "" && o.only != part.name || part.name == "training" && (o.python == "" || o.data == "") {
