@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"gocloud.dev/blob"
-	"gocloud.dev/blob/fileblob"
-	"gocloud.dev/blob/memblob"
 
 	"github.com/millrace-ml/millrace/models"
 	"github.com/millrace-ml/millrace/models/bundle"
@@ -66,34 +64,10 @@ type shelf struct {
 	bucket *blob.Bucket
 }
 
-// registries are the kinds of stores.
-var registries = []struct {
-	name  string
-	begin func(t *testing.T) func(t *testing.T, name string) shelf
-}{
-	{"mem", func(*testing.T) func(*testing.T, string) shelf {
-		return func(t *testing.T, _ string) shelf {
-			b := memblob.OpenBucket(nil)
-			return shelf{func() (*registry.Registry, error) { return registry.New(b, clock()), nil }, b}
-		}
-	}},
-	{"file", func(*testing.T) func(*testing.T, string) shelf {
-		return func(t *testing.T, _ string) shelf {
-			dir := t.TempDir()
-			b, err := fileblob.OpenBucket(dir, &fileblob.Options{NoTempDir: true, Metadata: fileblob.MetadataDontWrite})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return shelf{opens(t, dir), b}
-		}
-	}},
-	{"s3", func(t *testing.T) func(*testing.T, string) shelf { return shelves(s3Buckets(t)) }},
-	{"gs", func(t *testing.T) func(*testing.T, string) shelf { return shelves(gsBuckets(t)) }},
-}
-
-func shelves(make func(t *testing.T, name string) (bucket, query string)) func(*testing.T, string) shelf {
+// shelves makes registries in buckets.
+func shelves(bucket func(t *testing.T, name string) (bucket, query string)) func(*testing.T, string) shelf {
 	return func(t *testing.T, name string) shelf {
-		address, query := make(t, name)
+		address, query := bucket(t, name)
 		b, err := blob.OpenBucket(t.Context(), address+query)
 		if err != nil {
 			t.Fatal(err)
@@ -120,35 +94,22 @@ func clock() func() time.Time {
 	}
 }
 
-func TestRegistries(t *testing.T) {
-	for _, kind := range registries {
-		t.Run(kind.name, func(t *testing.T) {
-			shelf := kind.begin(t)
-			for _, c := range []struct {
-				name string
-				run  func(*testing.T, *registry.Registry, *registry.Registry, *blob.Bucket)
-			}{
-				{"Publish", registryPublish}, {"Writers", registryWriters}, {"Aliases", registryAliases},
-				{"Rollback", registryRollback}, {"Follow", registryFollow}, {"Corrupt", registryCorrupt},
-			} {
-				t.Run(c.name, func(t *testing.T) {
-					s := shelf(t, strings.ToLower("registry-"+c.name))
-					r, err1 := s.open()
-					again, err2 := s.open()
-					if err := errors.Join(err1, err2); err != nil {
-						t.Fatal(err)
-					}
-					c.run(t, r, again, s.bucket)
-					if kind.name != "mem" { // both have the bucket
-						if err := errors.Join(r.Close(), again.Close()); err != nil {
-							t.Error(err)
-						}
-					}
-					if err := s.bucket.Close(); err != nil {
-						t.Error(err)
-					}
-				})
+func testRegistry(t *testing.T, shelf func(t *testing.T, name string) shelf) {
+	for _, c := range []struct {
+		name string
+		run  func(*testing.T, *registry.Registry, *registry.Registry, *blob.Bucket)
+	}{
+		{"Publish", registryPublish}, {"Writers", registryWriters}, {"Aliases", registryAliases},
+		{"Rollback", registryRollback}, {"Follow", registryFollow}, {"Corrupt", registryCorrupt},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := shelf(t, strings.ToLower("registry-"+c.name))
+			r, err1 := s.open()
+			again, err2 := s.open()
+			if err := errors.Join(err1, err2); err != nil {
+				t.Fatal(err)
 			}
+			c.run(t, r, again, s.bucket)
 		})
 	}
 }
