@@ -63,12 +63,12 @@ func eventObject(e *Event) value {
 }
 
 func streamObject(st *Stream) value {
-	*st = Stream{Order: "arrival", Idle: 10 * time.Second, Poll: 10 * time.Second, Roll: time.Minute}
+	*st = Stream{Order: "arrival", Lateness: time.Minute, Idle: 10 * time.Second, Poll: 10 * time.Second, Roll: time.Minute}
 	return object{name: "Stream", doc: "How a source without an end is read.", keys: []key{
 		{name: "order", value: enum(&st.Order, "arrival", "event_time"), def: "arrival",
 			doc: "`arrival` scores an event at once, with all that came before it. `event_time` waits until the watermark has passed it, so that features are those of a run over the whole history, to the last bit."},
-		{name: "lateness", value: duration(&st.Lateness, 0), def: "0", example: "1m",
-			doc: "How far an event may come behind the newest of its partition. A later one is a dead letter of class `late`."},
+		{name: "lateness", value: duration(&st.Lateness, 0), def: "1m",
+			doc: "How far an event may come behind the newest of its partition. A later one is a dead letter of class `late`. With `order: event_time` every event waits so long; with `arrival` none does."},
 		{name: "idle", value: duration(&st.Idle, 0), def: "10s",
 			doc: "After how long a partition without records holds back the watermark no more; 0 means never."},
 		{name: "poll", value: duration(&st.Poll, 100*time.Millisecond), def: "10s",
