@@ -35,6 +35,7 @@ type Plan struct {
 
 // Build adds the scoring graph to s. It panics if the plan is not valid.
 func Build(s beam.Scope, p Plan) {
+	p = p.counted()
 	if len(p.Source.Replay) > 0 {
 		buildReplaying(s, p)
 		return

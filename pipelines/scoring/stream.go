@@ -65,3 +65,13 @@ func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
 	p.Roll = &sink.Stream{Roll: u.Stream.Roll}
 	return p
 }
+
+// counted tells a source that is told what has landed at how many places an event ends.
+func (p Plan) counted() Plan {
+	if p.Source.Stream != nil {
+		stream := *p.Source.Stream
+		stream.Models, stream.Sinks = max(1, len(p.Predict.Models)), len(p.tables())
+		p.Source.Stream = &stream
+	}
+	return p
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
 	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/internal/inflight"
 	"github.com/millrace-ml/millrace/transforms/internal/staged"
 	"github.com/millrace-ml/millrace/transforms/sink/driver"
 )
@@ -39,6 +40,7 @@ type publishFn struct {
 	sent    int64
 	first   beam.EventTime
 	refused error
+	ends    []inflight.End
 }
 
 // Setup connects.
@@ -64,7 +66,7 @@ func (f *publishFn) StartBundle(ctx context.Context, _ func(beam.EventTime, int6
 	if f.sent > 0 {
 		_ = f.sender.Flush(ctx)
 	}
-	f.sent, f.first, f.refused = 0, mtime.MaxTimestamp, nil
+	f.sent, f.first, f.refused, f.ends = 0, mtime.MaxTimestamp, nil, nil
 }
 
 // ProcessElement starts sending a letter. Its key is the event's id, or the record's digest.
@@ -78,6 +80,7 @@ func (f *publishFn) ProcessElement(ctx context.Context, at beam.EventTime, l Let
 	}
 	f.sent++
 	f.first = min(f.first, at)
+	f.ends = end(f.ends, &l)
 	// A letter has nowhere else to go.
 	if err := f.sender.Send(ctx, r, func(err error) { f.refused = err }); err != nil {
 		return f.Params.wrap("sending", err)
@@ -97,6 +100,7 @@ func (f *publishFn) FinishBundle(ctx context.Context, receipt func(beam.EventTim
 	if err != nil {
 		return f.Params.wrap("sending", err)
 	}
+	inflight.Ended(f.ends...)
 	written.Inc(ctx, f.sent)
 	receipt(f.first, f.sent)
 	f.sent = 0

@@ -9,6 +9,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
 	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/internal/inflight"
 	"github.com/millrace-ml/millrace/transforms/internal/staged"
 	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
@@ -126,6 +127,7 @@ type stageFn struct {
 	buf   []byte // of letters of one window
 	rows  int64
 	first int64 // microseconds
+	ends  []inflight.End
 	gzip  bool
 }
 
@@ -143,7 +145,7 @@ func (f *stageFn) StartBundle(ctx context.Context, _ func(beam.EventTime, int, s
 }
 
 func (f *stageFn) abort(ctx context.Context) {
-	f.buf, f.rows = f.buf[:0], 0
+	f.buf, f.rows, f.ends = f.buf[:0], 0, nil
 	if f.w != nil {
 		f.w.Abort(ctx)
 		f.w = nil
@@ -173,6 +175,7 @@ func (f *stageFn) add(ctx context.Context, at int64, l Letter) (err error) {
 	}
 	f.buf, err = Append(f.buf, stamped(l))
 	f.rows++
+	f.ends = end(f.ends, &l)
 	return err
 }
 
@@ -184,8 +187,11 @@ func (f *stageFn) flush(ctx context.Context) error {
 	if err := f.w.Write(ctx, p, f.rows, f.first); err != nil {
 		return err
 	}
+	if len(f.ends) > 0 {
+		inflight.Stage(f.w.Chunk(f.first), f.ends)
+	}
 	written.Inc(ctx, f.rows)
-	f.buf, f.rows = f.buf[:0], 0
+	f.buf, f.rows, f.ends = f.buf[:0], 0, nil
 	return nil
 }
 

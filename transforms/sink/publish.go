@@ -17,6 +17,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/internal/inflight"
 	"github.com/millrace-ml/millrace/transforms/internal/staged"
 	"github.com/millrace-ml/millrace/transforms/sink/driver"
 	"github.com/millrace-ml/millrace/transforms/telemetry"
@@ -119,11 +120,12 @@ func (f *publishFn) ProcessElement(ctx context.Context, b event.Batch, unsent fu
 			f.model = -1
 		}
 	}
-	all, first := b.N, b.MinTime()
+	all, first := b, b.MinTime()
 	if b, err = keep(b, f.enc.when); err != nil {
 		return err
 	}
-	dropped.Inc(ctx, int64(all-b.N))
+	inflight.LeftOut(&all, &b)
+	dropped.Inc(ctx, int64(all.N-b.N))
 	if f.text, err = f.enc.text.Append(f.text[:0], b); err != nil {
 		return f.enc.wrap(err)
 	}
@@ -200,13 +202,18 @@ func (f *publishFn) flush(ctx context.Context, unsent func(beam.EventTime, deadl
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	taken := int64(f.sent)
+	var ends []inflight.End
+	awaited := inflight.Active()
 	for _, s := range f.slots[:f.sent] {
 		if s.err != nil {
 			taken--
 			unsent(mtime.FromMilliseconds(s.batch.MinTime()), f.letter(s.batch, s.row, s.err))
+		} else if awaited {
+			ends = append(ends, inflight.End{Key: inflight.IDOf(s.batch, s.row), Share: inflight.BySink})
 		}
 		s.batch, s.err = nil, nil
 	}
+	inflight.Ended(ends...)
 	written.Inc(ctx, taken)
 	telemetry.Written(connect.Redact(f.Params.URL), int(taken))
 	refused.Inc(ctx, int64(f.sent)-taken)

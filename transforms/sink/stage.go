@@ -19,6 +19,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/expr"
 	"github.com/millrace-ml/millrace/transforms/format"
+	"github.com/millrace-ml/millrace/transforms/internal/inflight"
 	"github.com/millrace-ml/millrace/transforms/internal/staged"
 	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
@@ -50,6 +51,7 @@ type stageFn struct {
 
 type encoded struct {
 	bytes         *[]byte
+	ends          []inflight.End
 	rows, dropped int64
 	first         int64
 	err           error
@@ -133,11 +135,12 @@ func (f *stageFn) Teardown(ctx context.Context) error {
 }
 
 func (f *stageFn) encode(b event.Batch, text format.Encoder, when *expr.Program) (out encoded) {
-	all := b.N
+	all := b
 	if b, out.err = keep(b, when); out.err != nil {
 		return out
 	}
-	out.dropped = int64(all - b.N)
+	inflight.LeftOut(&all, &b)
+	out.dropped, out.ends = int64(all.N-b.N), inflight.AtSink(&b)
 	out.rows, out.first = int64(b.N), b.MinTime()*1000
 	if b.N == 0 {
 		return out
@@ -169,6 +172,7 @@ func (f *stageFn) writeFirst(ctx context.Context) error {
 	if err := f.w.Write(ctx, *e.bytes, e.rows, e.first); err != nil {
 		return err
 	}
+	inflight.Stage(f.w.Chunk(e.first), e.ends)
 	buffers.Put(e.bytes)
 	written.Inc(ctx, e.rows)
 	telemetry.Written(connect.Redact(f.Params.URL), int(e.rows))

@@ -14,6 +14,9 @@
 // Every record is emitted exactly once by a bundle that succeeds, whatever the sizes of ranges: a
 // line belongs to the range that its first byte is in. Ranges are read again after a fault.
 //
+// A source that keeps no positions, as Pub/Sub, is told what has landed, in the same process: sinks have
+// it, or letters of it are written. Such followers stay open until that is told of all that they gave.
+//
 // # Dead letters
 //
 // [Letters] reads envelopes to an end; [Follow] reads them beside the events of a stream. Logs of letters

@@ -143,6 +143,9 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 	if f.Stream.Credit > 0 {
 		inflight.Add(f.Stream.Run, got.rows)
 	}
+	for _, o := range got.owed {
+		o.to.expect(o.next, o.keys, inflight.Ways{Models: f.Stream.Models, Sinks: f.Stream.Sinks})
+	}
 	for _, b := range got.batches {
 		emit(mtime.Normalize(mtime.FromMilliseconds(b.MinTime())), b)
 	}
@@ -180,6 +183,7 @@ type taken struct {
 	letters []deadletter.Letter
 	// replayed are letters that were read.
 	replayed []deadletter.Letter
+	owed     []owed
 	rows     int
 	late     int
 	bytes    int
@@ -214,7 +218,15 @@ func (r *reading) poll(ctx context.Context, f *followFn, p *progress, wait time.
 }
 
 // chunk takes a chunk in.
-func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, now time.Time, got *taken) error {
+func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, now time.Time, got *taken) (err error) {
+	var keys []inflight.Key // of rows
+	_, acknowledges := r.followers[address].(*acker)
+	letters, replayed := len(got.letters), len(got.replayed)
+	defer func() {
+		if err == nil {
+			err = r.owes(f, address, c.Next, keys, got, letters, replayed)
+		}
+	}()
 	at := p.index(address, c.Partition)
 	if at < 0 {
 		return r.fault(address, fmt.Errorf("the driver reads %q, which nobody asked for", c.Partition))
@@ -237,6 +249,9 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 		return r.letters(address, c, got)
 	}
 	keep := func(b event.Batch) error {
+		if acknowledges {
+			keys = inflight.IDs(keys, &b)
+		}
 		for _, t := range b.Times() {
 			part.Newest = max(part.Newest, t)
 		}
@@ -264,7 +279,6 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 		return keep(b)
 	}
 	var stats decode.Stats
-	var err error
 	if t := c.Table; t.File != nil {
 		stats, err = f.decoder.ReadParquet(t.File, t.Size, decode.Source{Name: name, Offset: t.From, End: t.To}, keep, bury)
 		if errors.Is(err, decode.ErrFile) { // the others are fine

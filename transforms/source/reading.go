@@ -18,6 +18,7 @@ var clock = time.Now
 // are used again only where they stand at what the restriction says.
 type reading struct {
 	key       string
+	era       int
 	group     group
 	followers []driver.Follower // by address; nil while it has no partition of the group
 	at        progress          // where the followers stand
@@ -33,6 +34,7 @@ var (
 	readingsMu sync.Mutex
 	readings   = map[string]*reading{} // of no call at this time
 	draining   = map[string]bool{}     // runs
+	era        int                     // how often all was cleaned up
 )
 
 // Drain makes the sources of a run end as if there were nothing more: what was read goes on to the end.
@@ -53,10 +55,12 @@ func CleanUp() {
 	readingsMu.Lock()
 	open := readings
 	readings, draining = map[string]*reading{}, map[string]bool{}
+	era++
 	readingsMu.Unlock()
 	for _, r := range open {
 		r.close()
 	}
+	abandon()
 }
 
 // take returns connections that stand where p says: those of the last call, or new ones.
@@ -65,6 +69,7 @@ func take(ctx context.Context, s Stream, g group, p progress) (*reading, error) 
 	readingsMu.Lock()
 	r := readings[key]
 	delete(readings, key)
+	now, born := clock(), era
 	readingsMu.Unlock()
 	if r != nil {
 		if slices.Equal(r.at.Partitions, p.Partitions) {
@@ -72,9 +77,8 @@ func take(ctx context.Context, s Stream, g group, p progress) (*reading, error) 
 		}
 		r.close() // the runner went back to an earlier place
 	}
-	now := clock()
 	r = &reading{
-		key: key, group: g, followers: make([]driver.Follower, len(g.Addresses)), paused: make([][]string, len(g.Addresses)),
+		key: key, era: born, group: g, followers: make([]driver.Follower, len(g.Addresses)), paused: make([][]string, len(g.Addresses)),
 		heard: map[int]time.Time{}, last: now,
 	}
 	for i := range p.Partitions {
@@ -90,11 +94,15 @@ func take(ctx context.Context, s Stream, g group, p progress) (*reading, error) 
 	return r, nil
 }
 
-// put leaves the connections to the next call.
+// put leaves the connections to the next call. A call that outlives its run, as one that Prism has canceled,
+// finds no next one.
 func (r *reading) put() {
 	readingsMu.Lock()
-	old := readings[r.key]
-	readings[r.key] = r
+	old := r
+	if r.era == era {
+		old = readings[r.key]
+		readings[r.key] = r
+	}
 	readingsMu.Unlock()
 	if old != nil {
 		old.close()
@@ -137,6 +145,7 @@ func (r *reading) open(ctx context.Context, address int, p progress) error {
 		r.followers[address] = nil
 		return r.fault(address, err)
 	}
+	r.followers[address] = acknowledging(r.followers[address], r.era)
 	r.paused[address] = nil
 	return nil
 }

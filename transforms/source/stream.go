@@ -35,6 +35,9 @@ type Stream struct {
 	// Credit is how many rows may be under way in this process before reading waits; 0: any number.
 	// It needs package inflight to count them out.
 	Credit int
+	// Models is how many models score each event, Sinks how many sinks take each score: a source that is told
+	// what has landed counts them. Default 1.
+	Models, Sinks int
 	// Until ends reading at a time of the wall clock, IdleTimeout after so long without a record of any
 	// partition. The zero values mean never.
 	Until       time.Time
@@ -54,6 +57,7 @@ func (s Stream) withDefaults() Stream {
 	s.Linger = cmp.Or(s.Linger, defaultLinger)
 	s.Groups = cmp.Or(s.Groups, 1)
 	s.Refresh = cmp.Or(s.Refresh, defaultRefresh)
+	s.Models, s.Sinks = cmp.Or(s.Models, 1), cmp.Or(s.Sinks, 1)
 	return s
 }
 
@@ -68,6 +72,9 @@ func (s Stream) validate(p Params) error {
 	}
 	if s.Run == "" {
 		errs = append(errs, errors.New("source: a stream needs the name of its run"))
+	}
+	if s.Models < 0 || s.Sinks < 0 {
+		errs = append(errs, fmt.Errorf("source: %d models, %d sinks", s.Models, s.Sinks))
 	}
 	if s.Groups < 0 || s.Credit < 0 {
 		errs = append(errs, fmt.Errorf("source: %d groups, a credit of %d rows", s.Groups, s.Credit))

@@ -5,9 +5,17 @@
 // counts them out, and the source waits while too many are under way. Where workers are processes of
 // their own the runner has back-pressure of its own, and nothing is counted.
 //
+// A source that keeps no positions is also told which of its records have come to an end, see [Expect]:
+// whoever takes an event off its way says so, with [Ended], or with [Stage] and [Published] where it can be
+// read later. Ends are told by the event's id, since no batch stays what it was on its way; one process is
+// taken to run one graph.
+//
 // # Non-obvious
 //
 // Rows are out when their bundle has ended, sinks flushed: a DoFn can't see that, since FinishBundle
 // runs from the first DoFn of a fused stage to the last. The worker's response to the runner is the
 // place, and Beam's hooks show it (TestLanding).
+//
+// Two copies of an event can't be told apart where they end. So none of their records is acknowledged
+// before both have ended: the letter of a duplicate must not stand for the first copy.
 package inflight

@@ -233,6 +233,15 @@ func (w *Writer) Write(ctx context.Context, p []byte, rows, first int64) error {
 	return nil
 }
 
+// Chunk is the name of the chunk that rows were written to, by the time of the first of them, right after
+// Write.
+func (w *Writer) Chunk(first int64) string {
+	if o := w.open[w.stage.target.Window(first)]; o != nil {
+		return o.chunk.Name
+	}
+	return w.done[len(w.done)-1].Name // they have filled it
+}
+
 // Window is the start of the window that a time, in microseconds, falls in; 0 if there are none.
 func (t Target) Window(at int64) int64 {
 	if t.Stream == nil {

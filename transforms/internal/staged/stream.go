@@ -17,6 +17,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
 	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/internal/inflight"
 )
 
 func init() {
@@ -131,6 +132,9 @@ func CommitPane(ctx context.Context, t Target, pane beam.PaneInfo, w beam.Window
 	})
 	if err != nil {
 		return 0, t.wrap("publishing to", s.explain(err))
+	}
+	for _, c := range chunks {
+		inflight.Published(c.Name)
 	}
 	if err := t.persist(ctx, func() error { return s.sweepOld(ctx) }); err != nil {
 		return 0, t.wrap("sweeping", err)

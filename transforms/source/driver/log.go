@@ -96,7 +96,8 @@ type Record struct {
 
 // Acknowledger is a follower of a source that keeps no positions and gives a record again until it is
 // acknowledged. Ack is called with a chunk's Next once all that came of the chunk is durable, from any
-// goroutine.
+// goroutine, in any order, and not after Close. Records that no Ack was called for when Close is called are
+// given again, to whomever follows next. Close returns when the acknowledgements have reached the source.
 type Acknowledger interface {
 	Follower
 	Ack(next string)
