@@ -24,12 +24,13 @@ const (
 func Run(args []string, serve func()) {
 	w := worker{control: value(args, "control_endpoint"), parent: os.Getppid()}
 	w.boot = isBoot(w.parent)
-	if w.parent == 1 && !w.boot { // init has it: boot was ended while this process was starting
-		w.exit("boot is gone")
-	}
-	if w.boot {
+	late := w.parent == 1 && !w.boot // init has it: boot was ended while this process was starting
+	if w.boot || late {
 		w.own = ownFolder(value(args, "semi_persist_dir"))
 		w.removeCopies()
+	}
+	if late {
+		w.exit("boot is gone")
 	}
 	go w.watch()
 	harness.ShutdownMode = harness.Return // else serve ends the process, and boot stays

@@ -255,7 +255,16 @@ func TestRunOfAnother(t *testing.T) {
 // TestRunLate ends a worker whose boot is gone before it looks, though the runner listens.
 func TestRunLate(t *testing.T) {
 	r := listen(t)
-	sh := exec.Command("sh", "-c", `"$0" --worker=true --control_endpoint="$1" & echo worker $!; sleep 1`, os.Args[0], r.Addr().String())
+	copied, err := os.MkdirTemp("/tmp/", "bin*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(copied)
+	prog := filepath.Join(copied, "worker")
+	if err := copyFile(os.Args[0], prog); err != nil {
+		t.Fatal(err)
+	}
+	sh := exec.Command("sh", "-c", `"$0" --worker=true --control_endpoint="$1" & echo worker $!; sleep 1`, prog, r.Addr().String())
 	sh.Env = append(os.Environ(), "MILLRACE_TEST_ROLE=late")
 	out, err := sh.StdoutPipe()
 	if err != nil {
@@ -276,4 +285,7 @@ func TestRunLate(t *testing.T) {
 		t.Skipf("orphans go to process %d here, not to init", parent)
 	}
 	eventually(t, "the worker ends", func() bool { return !running(pid) })
+	if !absent(copied) {
+		t.Error("it has left the copy of its binary in", copied)
+	}
 }
