@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -265,7 +266,7 @@ func (c *Cluster) measure(ctx context.Context, job string, v *Vertex, counters m
 	}
 	var values []struct {
 		ID            string
-		Min, Max, Sum float64
+		Min, Max, Sum figure
 	}
 	if err := c.call(ctx, http.MethodGet, path+"?get="+url.QueryEscape(strings.Join(get, ",")), nil, &values); err != nil {
 		return err
@@ -275,17 +276,28 @@ func (c *Cluster) measure(ctx context.Context, job string, v *Vertex, counters m
 		case wanted[m.ID] != "":
 			counters[wanted[m.ID]] += int64(m.Sum)
 		case m.ID == "currentInputWatermark":
-			v.marked, v.end = true, m.Min >= endOfTime
+			v.marked, v.end = !math.IsNaN(float64(m.Min)), m.Min >= endOfTime
 			if m.Min > 0 && !v.end {
 				v.Watermark = time.UnixMilli(int64(m.Min))
 			}
+		case math.IsNaN(float64(m.Max)): // a source of Flink's own says nothing
 		case m.ID == "busyTimeMsPerSecond":
-			v.Busy = m.Max / 1000
+			v.Busy = float64(m.Max) / 1000
 		case m.ID == "backPressuredTimeMsPerSecond":
-			v.BackPressured = m.Max / 1000
+			v.BackPressured = float64(m.Max) / 1000
 		}
 	}
 	return nil
+}
+
+// figure is a number, or NaN, which Flink writes as text.
+type figure float64
+
+// UnmarshalJSON reads either.
+func (f *figure) UnmarshalJSON(text []byte) error {
+	v, err := strconv.ParseFloat(strings.Trim(string(text), `"`), 64)
+	*f = figure(v)
+	return err
 }
 
 // counterSpaces are the namespaces of our counters.

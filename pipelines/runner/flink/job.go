@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/metricsx"
@@ -298,6 +299,9 @@ func (j *Job) end(ctx context.Context, last Detail) (Result, error) {
 		if short, _, err := j.cluster.Failure(ctx, j.flink); err == nil && short != "" {
 			why = short
 		}
+	}
+	if strings.Contains(why, "Cannot map checkpoint/savepoint state for operator") {
+		return r, fmt.Errorf("%w: %w: the graph lacks a stage that the savepoint has, or its windows, aggregates, order, lateness or shards changed; go on with the graph that wrote it, or give fresh_state=true, which drops that state (Flink says: %s)", ErrFailed, ErrState, why)
 	}
 	return r, fmt.Errorf("%w: %s", ErrFailed, why)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/graphx"
@@ -34,7 +35,8 @@ func scoringNames(t *testing.T, stream bool, order string, version int) []string
 	model := predict.Model{Name: "fraud", Registry: "registry", Version: version}
 	if stream {
 		o.Sources, o.Sink, o.DeadLetters = []string{"kafka://broker:9092/transactions"}, "kafka://broker:9092/scores", "dead/"
-		o.Stream = &scoring.Stream{Order: order}
+		lateness := time.Minute // it is part of what the state means
+		o.Stream = &scoring.Stream{Order: order, Lateness: &lateness}
 		model.Version, model.Alias = 0, fmt.Sprintf("alias%d", version)
 	}
 	p, err := scoring.Features(u, o)

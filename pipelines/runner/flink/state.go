@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -65,19 +66,22 @@ func local(savepoint string) (string, bool) {
 // Note writes millrace.json beside a savepoint of a job, where this machine sees the savepoint's folder;
 // elsewhere Flink alone refuses state of another meaning.
 func (c *Cluster) Note(ctx context.Context, id, savepoint string) error {
-	d, err := c.Job(ctx, id)
-	if err != nil {
-		return err
+	var config struct {
+		Name      string
+		Execution struct {
+			User struct {
+				App string `json:"appName"`
+			} `json:"user-config"`
+		} `json:"execution-config"`
 	}
-	var all []string
-	for _, v := range d.Vertices {
-		all = append(all, v.Name)
+	if err := c.call(ctx, http.MethodGet, "/jobs/"+id+"/config", nil, &config); err != nil {
+		return err
 	}
 	o, err := c.Overview(ctx)
 	if err != nil {
 		return err
 	}
-	return writeNote(savepoint, note{V: 1, Job: d.Name, Flink: o.Version, State: states(all)})
+	return writeNote(savepoint, note{V: 1, Job: config.Name, Flink: o.Version, State: states([]string{config.Execution.User.App})})
 }
 
 func writeNote(savepoint string, n note) error {

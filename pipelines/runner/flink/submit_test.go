@@ -174,9 +174,9 @@ func (s *side) serveREST(w http.ResponseWriter, r *http.Request) {
 	case path == "/jobs/new":
 		answer(m{"jid": "new", "name": "fraud", "state": s.state, "vertices": []m{{"id": "v", "name": "[2]{source.Read}", "status": "RUNNING", "metrics": m{"read-records": 3}}}})
 	case path == "/jobs/new/vertices/v/subtasks/metrics" && r.URL.RawQuery == "":
-		answer([]m{{"id": "currentInputWatermark"}, {"id": "numRecordsIn"}, {"id": "[2]{source.Read}.source_read"}})
+		answer([]m{{"id": "currentInputWatermark"}, {"id": "busyTimeMsPerSecond"}, {"id": "[2]{source.Read}.source_read"}})
 	case path == "/jobs/new/vertices/v/subtasks/metrics":
-		answer([]m{{"id": "currentInputWatermark", "min": s.marks}, {"id": "[2]{source.Read}.source_read", "sum": 5}})
+		answer([]m{{"id": "currentInputWatermark", "min": s.marks}, {"id": "busyTimeMsPerSecond", "max": "NaN"}, {"id": "[2]{source.Read}.source_read", "sum": 5}})
 	case path == "/jobs/new/checkpoints":
 		s.points++
 		answer(m{"counts": m{"completed": s.points}})
