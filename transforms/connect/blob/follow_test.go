@@ -170,10 +170,32 @@ func followCases(t *testing.T, bucket, query string) {
 		again.read(len(r.got) - max(n, 0) - lost(r.got, n))
 		again.Close()
 	}
+	many(t, bucket, query)
 	glob := follow(t, bucket+"in/*/e"+query+"poll=50ms", "")
 	glob.read(1)
 	if glob.got[0] != "e:1" {
 		t.Errorf("a glob: %q", glob.got)
+	}
+}
+
+// many follows more objects than are listed at each look.
+func many(t *testing.T, bucket, query string) {
+	put := opener(t, bucket+"many/"+strings.TrimRight(query, "?&"))
+	const n = 1050
+	for i := range n {
+		put(fmt.Sprintf("m-%04d", i), "1\n")
+	}
+	r := follow(t, bucket+"many/"+query+"poll=20ms", "")
+	r.read(n)
+	put("z", "later\n")
+	r.read(n + 1)
+	put("a", "earlier\n")
+	r.read(n + 2)
+	if got := r.got[n:]; !slices.Equal(got, []string{"z:later", "a:earlier"}) {
+		t.Errorf("behind many: %q", got)
+	}
+	if size := len(r.next); size > 32<<10 {
+		t.Errorf("a position of %d bytes", size)
 	}
 }
 

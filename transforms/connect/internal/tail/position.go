@@ -120,7 +120,7 @@ func (s *state) add(k *known) {
 
 // fresh tells whether a file that isn't known has not been read.
 func (s *state) fresh(f File) bool {
-	return f.Name > s.mark || s.since == never || f.Modified.UnixMilli() > s.since
+	return f.Name > s.mark || f.Modified.UnixMilli() > s.since
 }
 
 // forget drops what was read and modified longest ago, down to those that are remembered.
