@@ -61,6 +61,10 @@ func open(ctx context.Context, address string) (b *blob.Bucket, bucket, key, que
 }
 
 func (objects) Partitions(ctx context.Context, address string) ([]driver.Partition, error) {
+	address, _, err := cutPoll(address)
+	if err != nil {
+		return nil, err
+	}
 	b, bucket, key, query, err := open(ctx, address)
 	if err != nil {
 		return nil, err

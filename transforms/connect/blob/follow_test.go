@@ -170,6 +170,9 @@ func followCases(t *testing.T, bucket, query string) {
 		again.read(len(r.got) - max(n, 0) - lost(r.got, n))
 		again.Close()
 	}
+	if parts, err := (objects{}).Partitions(t.Context(), address); err != nil || len(parts) != 3 { // read to its end
+		t.Errorf("%v, %v", parts, err)
+	}
 	many(t, bucket, query)
 	glob := follow(t, bucket+"in/*/e"+query+"poll=50ms", "")
 	glob.read(1)
