@@ -38,7 +38,11 @@ func (c *common) run(ctx context.Context, pr *progress, p *beam.Pipeline) (runne
 	if !runner.InProcess(e.Name) {
 		e.Progress = reporter(pr)
 	}
-	return e.Run(ctx, p)
+	res, err := e.Run(ctx, p)
+	if res.Savepoint != "" {
+		pr.say("stopped with a savepoint; go on from it with --flink savepoint_path=%s", res.Savepoint)
+	}
+	return res, err
 }
 
 // reporter says how a job on a cluster goes on.

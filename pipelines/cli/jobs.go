@@ -106,7 +106,11 @@ func showJob(ctx context.Context, w io.Writer, c *flink.Cluster, job flink.Statu
 		fmt.Fprintln(w, "count", name, d.Counters[name])
 	}
 	if d.Checkpoints+d.FailedCheckpoints > 0 {
-		fmt.Fprintf(w, "%d checkpoints, %d failed, the last at %s\n", d.Checkpoints, d.FailedCheckpoints, d.LastCheckpoint.UTC().Format(time.RFC3339))
+		last := "none yet"
+		if d.Checkpoints > 0 {
+			last = "the last begun at " + d.LastCheckpoint.UTC().Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "%d checkpoints, %d failed, %s\n", d.Checkpoints, d.FailedCheckpoints, last)
 	}
 	short, _, err := c.Failure(ctx, job.ID)
 	if err == nil && short != "" {
