@@ -65,7 +65,7 @@ type reader struct {
 	got   map[string][]string // by partition
 	at    map[string][]int    // by partition, how many records had come by a position
 	next  map[string][]string // by partition, all positions
-	last  map[string]int64    // the offset of the last record
+	last  map[string]int64    // of a partition and source, the offset of the last record
 	ended bool
 }
 
@@ -122,10 +122,11 @@ func (r *reader) poll(t *testing.T, wait time.Duration, limit int) (n, size int)
 	}
 	for _, c := range chunks {
 		for _, rec := range c.Records {
-			if last, ok := r.last[c.Partition]; ok && rec.Offset <= last {
-				t.Errorf("%s: offset %d comes behind %d", c.Partition, rec.Offset, last)
+			of := c.Partition + " " + c.Source
+			if last, ok := r.last[of]; ok && rec.Offset <= last {
+				t.Errorf("%s: offset %d comes behind %d", of, rec.Offset, last)
 			}
-			r.last[c.Partition] = rec.Offset
+			r.last[of] = rec.Offset
 			r.got[c.Partition] = append(r.got[c.Partition], string(rec.Value))
 			n, size = n+1, size+len(rec.Value)
 		}

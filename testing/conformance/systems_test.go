@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -69,7 +70,7 @@ var systems = []struct {
 	{"mem", func(*testing.T) seams {
 		return seams{
 			store:    &store{func(_ *testing.T, name string) (string, string) { return "mem://" + name + "/", "" }, "mem://absent/x.jsonl"},
-			registry: memShelf,
+			registry: memShelf, log: &objectsLog,
 		}
 	}},
 	{"s3", func(t *testing.T) seams {
@@ -234,6 +235,28 @@ var fileLog = log{
 				if err := errors.Join(err, f.Close()); err != nil {
 					t.Fatal(err)
 				}
+			},
+		}
+	},
+}
+
+// objectsLog grows by objects, which are whole when they come.
+var objectsLog = log{
+	absent: "mem://log-absent/x.jsonl?poll=hunter2",
+	topic: func(t *testing.T, name string) *topic {
+		folder := "mem://" + name + "/"
+		s, _, err := opener(t, folder).OpenStore(t.Context(), folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		p, n := &place{t: t, store: s}, 0
+		return &topic{
+			address: folder + "?poll=10ms",
+			open:    func(int) {},
+			put: func(_ int, values ...string) {
+				n++
+				p.put(fmt.Sprintf("%06d.jsonl", n), strings.Join(values, "\n")+"\n")
 			},
 		}
 	},

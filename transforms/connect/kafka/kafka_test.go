@@ -31,7 +31,7 @@ func TestBroker(t *testing.T) {
 		name string
 		run  func(*testing.T, bench)
 	}{
-		{"Resume", testResume}, {"Limit", testLimit}, {"Pause", testPause}, {"Newest", testNewest}, {"Timestamp", testTimestamp},
+		{"Newest", testNewest}, {"Timestamp", testTimestamp},
 		{"Expired", testExpired}, {"ExpiredWhileRead", testExpiredWhileRead}, {"Growth", testGrowth}, {"Deleted", testDeleted},
 		{"Absent", testAbsent}, {"SASL", testSASL}, {"Group", testGroup}, {"Transaction", testTransaction},
 		{"Send", testSend}, {"Rejected", testRejected}, {"FlushEnds", testFlushEnds},
@@ -173,72 +173,6 @@ func (r *reader) want(t *testing.T, topic string, from, to, partitions int) {
 			t.Errorf("partition %d: %d records %.200q, want %d %.200q", p, len(got), got, len(want), want)
 		}
 	}
-}
-
-func testResume(t *testing.T, b bench) {
-	b.CreateTopic(b.topic, 2)
-	b.put(t, 0, 1000, 2)
-	r := follow(t, b.address, nil)
-	if lag := r.Lag(); lag["Resume/0"] != 500 || lag["Resume/1"] != 500 {
-		t.Errorf("lag before reading: %v", lag)
-	}
-	var saved map[string]string
-	half := map[string]int{}
-	for n := 0; n < 1000; {
-		got, _ := r.poll(t, time.Second, 700)
-		if n += got; n >= 400 && saved == nil {
-			saved = maps.Clone(r.next)
-			for name, values := range r.got {
-				half[name] = len(values)
-			}
-		}
-	}
-	r.want(t, b.topic, 0, 1000, 2)
-	r.quiet(t)
-	if lag := r.Lag(); lag["Resume/0"] != 0 || lag["Resume/1"] != 0 {
-		t.Errorf("lag at the end: %v", lag)
-	}
-	again := follow(t, b.address, saved)
-	again.read(t, 1000-half["Resume/0"]-half["Resume/1"])
-	for name, values := range again.got {
-		if !slices.Equal(values, r.got[name][half[name]:]) {
-			t.Errorf("%s: after a resume %.200q, before %.200q", name, values, r.got[name][half[name]:])
-		}
-	}
-}
-
-func testLimit(t *testing.T, b bench) {
-	b.CreateTopic(b.topic, 3)
-	b.put(t, 0, 3000, 3)
-	r := follow(t, b.address, nil)
-	for n := 0; n < 3000; {
-		got, size := r.poll(t, time.Second, 500)
-		if n += got; size > 500+len(`{"i":2999}`) {
-			t.Fatalf("a poll gave %d bytes, the limit is 500", size)
-		}
-	}
-	r.want(t, b.topic, 0, 3000, 3)
-}
-
-func testPause(t *testing.T, b bench) {
-	b.CreateTopic(b.topic, 2)
-	b.put(t, 0, 1000, 2)
-	r := follow(t, b.address, nil)
-	r.poll(t, time.Second, 100) // some of both is on its way
-	first := len(r.got["Pause/0"])
-	r.Pause([]string{"Pause/0"})
-	b.put(t, 1000, 2000, 2)
-	r.read(t, 1000-len(r.got["Pause/1"]))
-	r.quiet(t)
-	if got := len(r.got["Pause/0"]); got != first {
-		t.Errorf("a paused partition gave %d records", got-first)
-	}
-	r.Pause([]string{"Pause/1"})
-	r.read(t, 1000-first)
-	r.Pause(nil)
-	b.put(t, 2000, 2100, 2)
-	r.read(t, 100)
-	r.want(t, b.topic, 0, 2100, 2)
 }
 
 func testNewest(t *testing.T, b bench) {
