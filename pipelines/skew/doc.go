@@ -19,6 +19,9 @@
 //
 // # Non-obvious
 //
+// A stream in the order of arrival that catches up at full speed differs in windows of the second entity
+// even far behind their delay: what is under way between two stages is then days of event time.
+//
 // Ids and times are compared to the microsecond. An empty list reads as null from Parquet, so the two
 // count as equal.
 package skew
