@@ -21,6 +21,8 @@ type compiled struct {
 	first   deriver
 	stages  []*stage
 	meaning []string // a line for each feature column
+	// labels is the schema of labels; nil: they come in the events.
+	labels *event.Schema
 }
 
 // deriver appends derived columns, and leaves only what is needed behind it.
@@ -52,7 +54,8 @@ type stage struct {
 	plan     *window.Plan
 	with     *event.Schema // input and the plan's outputs
 	then     deriver
-	meaning  []string // a line for each feature that the rows kept depend on
+	meaning  []string     // a line for each feature that the rows kept depend on
+	labels   *stageLabels // nil: the stage uses none
 }
 
 type operand struct {
@@ -64,8 +67,9 @@ type operand struct {
 
 // compiler holds what one run of compile needs.
 type compiler struct {
-	p    Params
-	errs []error
+	p      Params
+	errs   []error
+	labels *event.Schema
 }
 
 func (c *compiler) fault(format string, args ...any) {
@@ -87,11 +91,14 @@ func compile(p Params) (*compiled, error) {
 	if p.Memory < 0 {
 		c.fault("memory: %d bytes", p.Memory)
 	}
-	if p.Label != "" && input.Index(p.Label) < 0 {
-		c.fault("label: no field %q", p.Label)
-	}
 	if p.LabelDelay < 0 {
 		c.fault("label: its delay is %v", p.LabelDelay)
+	}
+	switch {
+	case p.Labels != nil:
+		c.checkLabels(input)
+	case p.Label != "" && input.Index(p.Label) < 0:
+		c.fault("label: no field %q", p.Label)
 	}
 	if st := p.Stream; st != nil {
 		if st.Order != "" && st.Order != Arrival && st.Order != EventTime {
@@ -106,7 +113,7 @@ func compile(p Params) (*compiled, error) {
 			c.fault("keep: no field or feature %q", k)
 		}
 	}
-	out := &compiled{input: input, output: input}
+	out := &compiled{input: input, output: input, labels: c.labels}
 
 	// First all columns, to learn which are used where.
 	full := input
@@ -178,6 +185,7 @@ func compile(p Params) (*compiled, error) {
 		for _, o := range s.operands {
 			cfg.Operands = append(cfg.Operands, window.Operand{Kind: o.kind, Scale: o.scale})
 		}
+		s.readLabels(c, &cfg)
 		s.plan = window.NewPlan(cfg)
 		if schema, err = with(schema, fields...); err != nil {
 			c.fault("%w", err)
@@ -186,6 +194,9 @@ func compile(p Params) (*compiled, error) {
 		s.with = schema
 		s.meaning = append(c.behind(from, at, uses, meanings), fmt.Sprintf("by %s of kind %v", s.name, schema.Fields[s.entity].Kind))
 		s.then = derive()
+		if s.labels != nil {
+			s.labels.first = !slices.ContainsFunc(out.stages, func(s *stage) bool { return s.labels != nil })
+		}
 		out.stages = append(out.stages, s)
 	}
 	out.output = schema
@@ -239,7 +250,7 @@ func (c *compiler) feature(i int, f Feature, s *event.Schema) (fields []event.Fi
 		if len(f.Windows)+len(f.Aggregates) > 0 || f.Delay != 0 || f.Resolution != 0 || f.ExcludeCurrent {
 			c.fault("feature %q: windows, aggregates, delay and the like belong to an entity, and none is named", f.Name)
 		}
-		p, err := expr.Compile(f.Expr, s)
+		p, err := expr.Compile(f.Expr, c.wide(s))
 		if err != nil {
 			c.fault("feature %q: %w", f.Name, err)
 			return nil, nil, nil
@@ -247,7 +258,7 @@ func (c *compiler) feature(i int, f Feature, s *event.Schema) (fields []event.Fi
 		if c.p.Label != "" && slices.Contains(p.Fields(), c.p.Label) {
 			c.fault("feature %q: it shows the event's own label %q, which is not known yet; use it in an aggregate", f.Name, c.p.Label)
 		}
-		return []event.Field{result(f.Name, p, s)}, p.Fields(), []string{fmt.Sprintf("%s = %s", f.Name, describe(p, s))}
+		return []event.Field{result(f.Name, p, s)}, p.Fields(), []string{fmt.Sprintf("%s = %s", f.Name, describe(p, c.wide(s)))}
 	}
 	where := fmt.Sprintf("feature %d (%s)", i, f.Entity)
 	if f.Name != "" || f.Expr != "" {
@@ -286,10 +297,13 @@ func (c *compiler) feature(i int, f Feature, s *event.Schema) (fields []event.Fi
 		}
 	}
 	for _, a := range f.Aggregates {
-		kind, _, u, ok := c.aggregate(fmt.Sprintf("%s, aggregate %q", where, a.Name), a, s)
+		kind, ops, u, ok := c.aggregate(fmt.Sprintf("%s, aggregate %q", where, a.Name), a, s)
 		used = append(used, u...)
 		if !ok {
 			continue
+		}
+		if ops.label != nil {
+			c.checkKey(fmt.Sprintf("%s, aggregate %q", where, a.Name), s.Fields[e])
 		}
 		for _, w := range f.Windows {
 			name := a.Name + "_" + w.suffix()
@@ -317,21 +331,27 @@ func describe(p *expr.Program, s *event.Schema) string {
 
 func (c *compiler) meaning(name string, f Feature, a Aggregate, w Window, used []string, s *event.Schema) string {
 	arg, where := "", ""
+	s = c.wide(s)
 	if p, err := expr.Compile(a.Arg, s); a.Arg != "" && err == nil {
 		arg = describe(p, s)
 	}
 	if p, err := expr.Compile(a.Where, s); a.Where != "" && err == nil {
 		where = describe(p, s)
 	}
-	known := time.Duration(0)
-	if c.p.Label != "" && slices.Contains(used, c.p.Label) {
-		known = max(c.p.LabelDelay, f.Delay)
+	known := ""
+	switch uses := c.p.Label != "" && slices.Contains(used, c.p.Label); {
+	case uses && c.p.Labels != nil:
+		known = fmt.Sprintf("as labels come, own ids %v", c.p.Labels.ID != "")
+	case uses:
+		known = fmt.Sprint(max(c.p.LabelDelay, f.Delay))
+	default:
+		known = fmt.Sprint(time.Duration(0))
 	}
 	empty := "null"
 	if a.Empty != nil {
 		empty = fmt.Sprint(*a.Empty)
 	}
-	return fmt.Sprintf("%s = %s(%s; %v) where (%s) by %s over %v delay %v known %v exclude %v empty %s",
+	return fmt.Sprintf("%s = %s(%s; %v) where (%s) by %s over %v delay %v known %s exclude %v empty %s",
 		name, a.Func, arg, constants(a), where, f.Entity, w, f.Delay, known, f.ExcludeCurrent, empty)
 }
 
@@ -348,9 +368,12 @@ func constants(a Aggregate) []float64 {
 	return nil
 }
 
-// aggregate checks one, and tells the kind of its list's elements (0: it gives a number), its operand,
+// operands are those of an aggregate: what it takes of the row, and of the row's label; nil: nothing.
+type operands struct{ row, label *operand }
+
+// aggregate checks one, and tells the kind of its list's elements (0: it gives a number), its operands,
 // and the columns that it uses.
-func (c *compiler) aggregate(at string, a Aggregate, s *event.Schema) (elem event.Kind, op *operand, used []string, ok bool) {
+func (c *compiler) aggregate(at string, a Aggregate, s *event.Schema) (elem event.Kind, ops operands, used []string, ok bool) {
 	before := len(c.errs)
 	spec, known := aggregate.Lookup(a.Func)
 	if !known {
@@ -359,7 +382,7 @@ func (c *compiler) aggregate(at string, a Aggregate, s *event.Schema) (elem even
 			names = append(names, f.Name)
 		}
 		c.fault("%s: no function %q; there are %s", at, a.Func, strings.Join(names, ", "))
-		return 0, nil, nil, false
+		return 0, ops, nil, false
 	}
 	if a.Name == "" {
 		c.fault("%s: it needs a name", at)
@@ -384,16 +407,29 @@ func (c *compiler) aggregate(at string, a Aggregate, s *event.Schema) (elem even
 	if a.Empty != nil && (spec.List || math.IsNaN(*a.Empty) || math.IsInf(*a.Empty, 0)) {
 		c.fault("%s: empty must be a finite number, and the function's result a number", at)
 	}
-	op = &operand{kind: window.Counter, scale: 1}
+	of := func(isLabel bool) **operand {
+		to := &ops.row
+		if isLabel {
+			to = &ops.label
+		}
+		if *to == nil {
+			*to = &operand{kind: window.Counter, scale: 1}
+		}
+		return to
+	}
 	if a.Arg != "" {
-		p, err := expr.Compile(a.Arg, s)
+		p, isLabel, err := c.side(a.Arg, s)
 		if err != nil {
 			c.fault("%s: %w", at, err)
-			return 0, nil, nil, false
+			return 0, operands{}, nil, false
 		}
+		op := *of(isLabel)
 		op.arg, used = p, append(used, p.Fields()...)
 		op.field = event.Field{Kind: p.Kind()}
-		if p.Field() >= 0 {
+		switch {
+		case p.Field() >= 0 && isLabel:
+			op.field = c.label().Fields[0]
+		case p.Field() >= 0:
 			op.field = s.Fields[p.Field()]
 		}
 		number := false
@@ -423,27 +459,24 @@ func (c *compiler) aggregate(at string, a Aggregate, s *event.Schema) (elem even
 		}
 	}
 	if a.Where != "" {
-		p, err := expr.Compile(a.Where, s)
+		p, isLabel, err := c.side(a.Where, s)
 		switch {
 		case err != nil:
 			c.fault("%s: where: %w", at, err)
 		case p.Kind() != event.Bool:
 			c.fault("%s: where %q is a %v, not a condition", at, a.Where, p.Kind())
 		default:
-			op.where, used = p, append(used, p.Fields()...)
+			(*of(isLabel)).where, used = p, append(used, p.Fields()...)
 		}
 	}
-	if op.arg == nil && op.where == nil {
-		op = nil
-	}
-	return elem, op, used, len(c.errs) == before
+	return elem, ops, used, len(c.errs) == before
 }
 
 // outputs adds a feature's columns to a stage.
 func (c *compiler) outputs(s *stage, cfg *window.Config, f Feature, schema *event.Schema) []event.Field {
 	var fields []event.Field
 	for _, a := range f.Aggregates {
-		elem, op, used, ok := c.aggregate(a.Name, a, schema)
+		elem, ops, used, ok := c.aggregate(a.Name, a, schema)
 		if !ok {
 			return nil
 		}
@@ -452,8 +485,14 @@ func (c *compiler) outputs(s *stage, cfg *window.Config, f Feature, schema *even
 			Func: spec.Func, Operand: -1, Args: constants(a), Delay: f.Delay.Microseconds(),
 			ExcludeCurrent: f.ExcludeCurrent, Empty: a.Empty, Elem: elem,
 		}
-		if op != nil {
-			o.Operand = s.share(*op)
+		if ops.row != nil {
+			o.Operand = shared(&s.operands, *ops.row)
+		}
+		if ops.label != nil {
+			if s.labels == nil {
+				s.labels = &stageLabels{}
+			}
+			o.Label = 1 + shared(&s.labels.operands, *ops.label)
 		}
 		if c.p.Label != "" && slices.Contains(used, c.p.Label) {
 			o.Known = c.p.LabelDelay.Microseconds()
@@ -471,21 +510,21 @@ func (c *compiler) outputs(s *stage, cfg *window.Config, f Feature, schema *even
 	return fields
 }
 
-// share is the index of an operand, added where no equal one is there.
-func (s *stage) share(op operand) int {
+// shared is the index of an operand, added where no equal one is there.
+func shared(operands *[]operand, op operand) int {
 	canonical := func(p *expr.Program) string {
 		if p == nil {
 			return ""
 		}
 		return p.Canonical()
 	}
-	for i, o := range s.operands {
+	for i, o := range *operands {
 		if o.kind == op.kind && o.scale == op.scale && canonical(o.arg) == canonical(op.arg) && canonical(o.where) == canonical(op.where) {
 			return i
 		}
 	}
-	s.operands = append(s.operands, op)
-	return len(s.operands) - 1
+	*operands = append(*operands, op)
+	return len(*operands) - 1
 }
 
 // values evaluates an operand for the rows of a batch.

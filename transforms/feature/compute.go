@@ -45,13 +45,32 @@ func Compute(s beam.Scope, events beam.PCollection, p Params) (rows, rejected be
 
 // TryCompute is Compute that returns the faults of p.
 func TryCompute(s beam.Scope, events beam.PCollection, p Params) (rows, rejected beam.PCollection, err error) {
+	if p.Labels != nil {
+		err = fmt.Errorf("%w: labels come as events of their own: use ComputeLabeled", ErrParams)
+		return beam.PCollection{}, beam.PCollection{}, err
+	}
+	return compute(s, events, beam.PCollection{}, p)
+}
+
+// ComputeLabeled is Compute with labels that come as events of their own, PCollection<event.Batch> of the
+// schema that p.Labels tells. Without p.Labels it is Compute, and with labels that aren't valid none come. Labels give no rows. Among the rejected are those
+// whose events have not come.
+func ComputeLabeled(s beam.Scope, events, labels beam.PCollection, p Params) (rows, rejected beam.PCollection) {
+	rows, rejected, err := compute(s, events, labels, p)
+	if err != nil {
+		panic(err)
+	}
+	return rows, rejected
+}
+
+func compute(s beam.Scope, events, labels beam.PCollection, p Params) (rows, rejected beam.PCollection, err error) {
 	s = s.Scope("feature.Compute")
 	c, err := compile(p)
 	if err != nil {
 		return beam.PCollection{}, beam.PCollection{}, err
 	}
 	if p.Stream != nil && len(c.stages) > 0 {
-		rows, rejected = stream(s, events, p, c)
+		rows, rejected = stream(s, events, labels, p, c)
 		return rows, rejected, nil
 	}
 	if p.Shards == 0 {
@@ -69,7 +88,7 @@ func TryCompute(s beam.Scope, events beam.PCollection, p Params) (rows, rejected
 	var letters []beam.PCollection
 	for i, st := range c.stages {
 		s := s.Scope(st.name + strconv.Itoa(i))
-		split := beam.ParDo(s, &splitFn{Params: p, Stage: i, Run: run}, rows)
+		split := beam.ParDo(s, &splitFn{Params: p, Stage: i, Run: run}, st.labeled(s, rows, labels))
 		var dups beam.PCollection
 		rows, dups = beam.ParDo2(s, &computeFn{Params: p, Stage: i}, beam.GroupByKey(s, split))
 		letters = append(letters, dups)
@@ -133,6 +152,14 @@ func newRouter(p Params, stage int) (*router, error) {
 	return &router{c: c, stage: stage, salt: h.Sum64()}, nil
 }
 
+// labeled are rows, and labels where the stage uses them.
+func (s *stage) labeled(scope beam.Scope, rows, labels beam.PCollection) beam.PCollection {
+	if s.labels == nil || !labels.IsValid() {
+		return rows
+	}
+	return beam.Flatten(scope, rows, labels)
+}
+
 // start forgets what a bundle before has left.
 func (r *router) start(shards int) {
 	r.rows, r.pending, r.counts, r.bytes = make([][]int32, shards), make([][]event.Batch, shards), make([]int, shards), make([]int64, shards)
@@ -140,7 +167,15 @@ func (r *router) start(shards int) {
 
 // add takes a batch in, and calls flush for shards that have enough for one.
 func (r *router) add(b event.Batch, flush func(shard int) error) (err error) {
-	if r.stage == 0 {
+	st := r.c.stages[r.stage]
+	key := st.entity
+	switch {
+	case r.c.isLabels(&b):
+		if b, err = b.Only(st.labels.schema); err != nil {
+			return err
+		}
+		key = labelEntity
+	case r.stage == 0:
 		if b, err = fit(b, r.c.input); err != nil {
 			return err
 		}
@@ -148,7 +183,7 @@ func (r *router) add(b event.Batch, flush func(shard int) error) (err error) {
 			return err
 		}
 	}
-	who, ids := &b.Cols[r.c.stages[r.stage].entity], b.IDs()
+	who, ids := &b.Cols[key], b.IDs()
 	for i := range r.rows {
 		r.rows[i] = r.rows[i][:0]
 	}
@@ -331,24 +366,35 @@ func (f *computeFn) FinishBundle(emit func(beam.EventTime, event.Batch), reject 
 	return nil
 }
 
-// compute is the bounded run of a shard: all its rows in order through the engine.
+// compute is the bounded run of a shard: all its labels, then all its rows in order through the engine.
 func (f *computeFn) compute(parts []part) ([]event.Batch, []deadletter.Letter, error) {
+	st := f.c.stages[f.Stage]
+	sh := st.newShard()
 	var batches []event.Batch
 	for i := range parts {
 		loaded, err := parts[i].load()
 		if err != nil {
 			return nil, nil, err
 		}
-		batches = append(batches, loaded...)
+		for _, b := range loaded {
+			if !st.isLabels(&b) {
+				batches = append(batches, b)
+				continue
+			}
+			in, err := st.labels.input(&b)
+			if err != nil {
+				return nil, nil, err
+			}
+			sh.w.Learn(&in)
+		}
 	}
 	if len(batches) == 0 {
-		return nil, nil, nil
+		return nil, f.orphans(sh), nil
 	}
 	all, err := event.Concat(batches)
 	if err != nil {
 		return nil, nil, err
 	}
-	st := f.c.stages[f.Stage]
 	rows := order(&all)
 	var letters []deadletter.Letter
 	if f.Stage == 0 {
@@ -358,7 +404,6 @@ func (f *computeFn) compute(parts []part) ([]event.Batch, []deadletter.Letter, e
 			letters = append(letters, duplicate(&all, int(t.row), st.name, f.fingerprint))
 		}
 	}
-	sh := st.newShard()
 	var out []event.Batch
 	for len(rows) > 0 {
 		n := min(len(rows), batchRows)
@@ -370,7 +415,17 @@ func (f *computeFn) compute(parts []part) ([]event.Batch, []deadletter.Letter, e
 		}
 		out, rows = append(out, b), rows[n:]
 	}
-	return out, letters, nil
+	return out, append(letters, f.orphans(sh)...), nil
+}
+
+// orphans are the letters of labels whose events are not in a shard, now that it is complete.
+func (f *computeFn) orphans(sh *shard) []deadletter.Letter {
+	st := f.c.stages[f.Stage]
+	if st.labels == nil || !st.labels.first {
+		return nil
+	}
+	in := sh.w.Orphans()
+	return st.orphans(&in, f.fingerprint)
 }
 
 // duplicate is the letter for row r of b.

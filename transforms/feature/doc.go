@@ -9,6 +9,19 @@
 // uses the label counts a row from its time + LabelDelay on, so that no feature shows a label before it
 // was known.
 //
+// # Labels of their own
+//
+// With [Params.Labels] labels come as events of their own, to [ComputeLabeled]. A label names its event by
+// id, time and entity, and says when it became known. An aggregate over the label at the time t counts a
+// row if its time is inside the window and it has a label that was known by t; of several the last by
+// (known, own id) holds, so that labels can be corrected and taken back. At equal times labels come before
+// events. Argument and where may each be of the event or of its label: sum(amount) where fraud.
+//
+// Whether a label or its event comes first makes no difference, and a copy of a label changes nothing.
+// Labels are kept as long as a window may reach their rows; those that are let go without having met a
+// row are dead letters of class label_orphan, in a bounded run all that have none. With last-n windows and
+// all they wait as long as rows do. Labels give no rows.
+//
 // # Delivery
 //
 // Every event comes out once with its features, whatever the order, the batches and the number of
@@ -36,7 +49,8 @@
 // Beam counters in the namespace features: duplicate; duplicate_conflict, those of them that are no
 // copies (in arrival: in what the first entity's aggregates use; rows without an entity aren't
 // compared); frontier_violation, rows that came to a stage behind the watermark that it had seen: a
-// fault of the source or the runner.
+// fault of the source or the runner; labels, those that came; labels_past, those of them whose rows no
+// window reached any more; label_orphan, those that were let go and never met their rows.
 //
 // # Errors
 //
@@ -50,6 +64,10 @@
 //
 // Shards are chosen by a hash of entity value and entity name: with the value alone equal keys of two
 // entities meet in the same shards, which hides uneven loads.
+//
+// Labels wait for no watermark: they stand beside the rows and are looked up as of a row's time when a
+// window is read. It is enough that a label is there before the watermark passes the time from which it is
+// known, and that the source sees to.
 //
 // A stream's bucket of time has one timer, set with its first row and never again: Prism panics on a
 // timer that is set again with another hold, and on Flink one that is set as it fires falls behind. The

@@ -22,6 +22,8 @@ const (
 	idsMark      = 'n' // rows of the ids
 	pendingMark  = 'p' // a batch that waits
 	frontierMark = 'f' // a varint of milliseconds: what is before has been drained
+	labelsMark   = 'l' // a batch of labels
+	forgetMark   = 'g' // labels that no window reaches
 	endMark      = 'e' // of a section
 )
 
@@ -31,7 +33,8 @@ const (
 	pendingSection = iota
 	idsSection
 	rowsSection
-	sectionShift = 48 // in Cursor.Entity
+	labelsSection      // of a stage that uses labels
+	sectionShift  = 48 // in Cursor.Entity
 )
 
 // machine is the contents of a shard of a stream's stage: the rows of its windows, the ids of rows
@@ -68,6 +71,7 @@ type applied struct {
 	in, out    event.Batch
 	duplicates []int32
 	conflicts  int
+	orphans    window.LabelInput // labels that were let go, and whose rows never came
 }
 
 // apply takes the rows of a batch in, in order. In the first stage rows that came before are duplicates;
@@ -109,7 +113,33 @@ func (m *machine) arrive(b event.Batch, first bool) (applied, [][]byte, error) {
 	if len(a.duplicates) > 0 {
 		a.out = a.out.Gather(others(b.N, a.duplicates))
 	}
+	a.orphans, deltas = m.forget(16+b.N/8, deltas)
 	return a, deltas, nil
+}
+
+// learn takes labels in.
+func (m *machine) learn(b event.Batch) (past int, delta []byte, err error) {
+	in, err := m.st.labels.input(&b)
+	if err != nil {
+		return 0, nil, err
+	}
+	fresh, old := m.rows.Learn(&in)
+	if len(fresh) > 0 {
+		delta = event.Append([]byte{labelsMark}, b.Gather(fresh))
+	}
+	return len(old), delta, nil
+}
+
+// forget lets some of the labels go that no window reaches, and adds the delta.
+func (m *machine) forget(n int, deltas [][]byte) (window.LabelInput, [][]byte) {
+	if m.st.labels == nil {
+		return window.LabelInput{}, deltas
+	}
+	gone, orphans := m.rows.ForgetLabels(n)
+	if len(gone) > 0 {
+		deltas = append(slices.Clip(deltas), window.AppendForgotten([]byte{forgetMark}, gone))
+	}
+	return orphans, deltas
 }
 
 // others are the rows of n that are not in out, which is in order.
@@ -179,7 +209,9 @@ func (m *machine) pass(fire int64, first bool) (done []applied, deltas [][]byte,
 		done = append(done, a)
 	}
 	m.buffers[1] = m.rows.AppendDelta(append(m.buffers[1][:0], rowsMark), &window.Input{Entity: &event.Column{}}, nil, m.rows.Sweep(16+all.N/8))
-	return done, m.buffers[:2], nil
+	orphans, deltas := m.forget(16+all.N/8, m.buffers[:2])
+	done[len(done)-1].orphans = orphans
+	return done, deltas, nil
 }
 
 func floor(a, b int64) int64 {
@@ -221,8 +253,29 @@ func (m *machine) Replay(delta []byte, create bool) error {
 		}
 		m.rows.Insert(&in, create)
 		return nil
+	case mark == labelsMark && m.st.labels != nil:
+		return m.relearn(rest, create || m.loaded > labelsSection)
+	case mark == forgetMark && m.st.labels != nil:
+		return m.rows.ReplayForgotten(rest)
 	}
 	return fmt.Errorf("%w: mark %q", errDelta, mark)
+}
+
+// relearn takes in labels of a log.
+func (m *machine) relearn(raw []byte, create bool) error {
+	b, err := event.Decode(raw)
+	if err != nil {
+		return err
+	}
+	if !b.Schema.Equal(m.st.labels.schema) && !b.Schema.Equal(m.st.labels.copied) {
+		return fmt.Errorf("%w: labels of the columns %v", errDelta, b.Schema)
+	}
+	in, err := m.st.labels.input(&b)
+	if err != nil {
+		return err
+	}
+	m.rows.Relearn(&in, create)
+	return nil
 }
 
 // hold takes in a batch that waits.
@@ -271,7 +324,23 @@ func (m *machine) Copy(dst []byte, from shardstate.Cursor, budget int) ([]byte, 
 		}
 		dst = append(dst, endMark, 0)
 	}
-	return dst, shardstate.Cursor{Entity: int64(rowsSection+1) << sectionShift}, true
+	if m.st.labels == nil {
+		return dst, shardstate.Cursor{Entity: int64(rowsSection+1) << sectionShift}, true
+	}
+	if section < labelsSection {
+		slot, row = 0, 0
+		if len(dst) >= limit {
+			return dst, shardstate.Cursor{Entity: int64(labelsSection) << sectionShift}, false
+		}
+	}
+	in, slot, row, done := m.rows.CopyLabels(slot, row, limit-len(dst))
+	if in.N > 0 {
+		dst = block(dst, labelsMark, func(dst []byte) []byte { return event.Append(dst, m.st.labels.batch(&in)) })
+	}
+	if done {
+		dst = append(dst, endMark, 0)
+	}
+	return dst, shardstate.Cursor{Entity: int64(labelsSection)<<sectionShift | slot, Row: row}, done
 }
 
 // block appends one. Four bytes are kept for its length, a padded varint.
@@ -302,6 +371,8 @@ func (m *machine) Load(copied []byte) error {
 			err = m.ids.Load(body)
 		case mark == pendingMark:
 			err = m.hold(body)
+		case mark == labelsMark && m.st.labels != nil:
+			err = m.relearn(body, true)
 		case mark == frontierMark:
 			var k int
 			if m.frontier, k = binary.Varint(body); k <= 0 {

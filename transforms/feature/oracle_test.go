@@ -115,7 +115,10 @@ func oracle(p Params, f Feature, a Aggregate, w Window, rs []record, i int) any 
 		if a.Arg == "label" && q.t+p.LabelDelay.Microseconds() > r.t {
 			continue
 		}
-		if a.Where != "" && (q.cents == nil || float64(*q.cents)/100 <= 1) { // cents > 1.0
+		if a.Where == "cents > 1.0" && (q.cents == nil || float64(*q.cents)/100 <= 1) {
+			continue
+		}
+		if a.Where == "label" && (q.label == nil || !*q.label) {
 			continue
 		}
 		if a.Func == "time_since_last" && before(q, r) == 0 {

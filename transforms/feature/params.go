@@ -27,6 +27,9 @@ type Params struct {
 	// only from LabelDelay after the row's own time, when the label is known.
 	Label      string
 	LabelDelay time.Duration
+	// Labels, if not nil, says that labels come as events of their own; Label is then a field of theirs, and
+	// LabelDelay 0.
+	Labels *Labels
 	// Keep are the fields needed downstream beside id, time and the features, which always stay and
 	// may be named too; empty: all.
 	Keep []string
@@ -44,6 +47,18 @@ type Params struct {
 	// Stream, if not nil, makes Compute work without an end to its input. Shards is then 8 by default
 	// and fixed for the life of the state; Local, Memory and SpillDir have no effect.
 	Stream *Stream
+}
+
+// Labels are the schema of labels that come as events of their own. A label carries the id and the time of
+// the event that it is of, and the event's entities, under the names that they have in events.
+type Labels struct {
+	Fields []event.Field
+	// Time is the field that says when the label became known: an aggregate at the time t counts a row whose
+	// label was known by t.
+	Time string
+	// ID is the field that identifies the label itself. Of an event's labels the last by (Time, ID) as of t
+	// holds; a null one takes back those before it. Empty: they have none.
+	ID string
 }
 
 // Orders of a stream.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,6 +35,9 @@ var (
 	duplicates        = beam.NewCounter("features", "duplicate")
 	conflicts         = beam.NewCounter("features", "duplicate_conflict")
 	frontierViolation = beam.NewCounter("features", "frontier_violation")
+	labelsIn          = beam.NewCounter("features", "labels")
+	labelsPast        = beam.NewCounter("features", "labels_past")
+	labelOrphans      = beam.NewCounter("features", "label_orphan")
 )
 
 const (
@@ -64,13 +68,16 @@ func (s *stage) fingerprint(p Params) string {
 	if p.Stream.Order == EventTime && p.Stream.Fresh != "" { // a column more in the rows that wait
 		fmt.Fprintf(h, "\n%s", p.Stream.Fresh)
 	}
+	if s.labels != nil {
+		fmt.Fprintf(h, "\nlabels %v", s.labels.schema)
+	}
 	return hex.EncodeToString(h.Sum(nil)[:4])
 }
 
 func (s *stage) label(p Params) string { return s.name + "@" + s.fingerprint(p) }
 
 // stream is the graph without an end: for each stage a router, and a DoFn that keeps the shards.
-func stream(s beam.Scope, events beam.PCollection, p Params, c *compiled) (rows, rejected beam.PCollection) {
+func stream(s beam.Scope, events, labels beam.PCollection, p Params, c *compiled) (rows, rejected beam.PCollection) {
 	s = s.Scope("features")
 	own := *p.Stream
 	p.Stream = &own
@@ -87,7 +94,7 @@ func stream(s beam.Scope, events beam.PCollection, p Params, c *compiled) (rows,
 	var letters []beam.PCollection
 	for i, st := range c.stages {
 		s := s.Scope(st.label(p))
-		routed := beam.ParDo(s, &routeFn{Params: p, Stage: i}, rows)
+		routed := beam.ParDo(s, &routeFn{Params: p, Stage: i}, st.labeled(s, rows, labels))
 		var fn any = &arriveFn{
 			Params: p, Stage: i,
 			Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[chunk]("logA"), LogB: state.MakeBagState[chunk]("logB"),
@@ -147,14 +154,31 @@ func (f *routeFn) FinishBundle(emit func(beam.EventTime, string, event.Batch)) e
 
 func (f *routeFn) flush(shard int, emit func(beam.EventTime, string, event.Batch)) error {
 	batches, _ := f.r.take(shard)
-	if len(batches) == 0 {
-		return nil
+	st := f.r.c.stages[f.Stage]
+	// Labels before rows: with what comes in a bundle together, rows know the labels.
+	slices.SortStableFunc(batches, func(a, b event.Batch) int {
+		switch x, y := st.isLabels(&a), st.isLabels(&b); {
+		case x == y:
+			return 0
+		case x:
+			return -1
+		}
+		return 1
+	})
+	n := 0
+	for n < len(batches) && st.isLabels(&batches[n]) {
+		n++
 	}
-	b, err := event.Concat(batches)
-	if err != nil {
-		return err
+	for _, part := range [][]event.Batch{batches[:n], batches[n:]} {
+		if len(part) == 0 {
+			continue
+		}
+		b, err := event.Concat(part)
+		if err != nil {
+			return err
+		}
+		emit(timestamp(&b), shardKey(shard), b)
 	}
-	emit(timestamp(&b), shardKey(shard), b)
 	return nil
 }
 
@@ -213,6 +237,30 @@ func (s *shards) hand(ctx context.Context, a applied, emit func(beam.EventTime, 
 		duplicates.Inc(ctx, int64(n))
 		conflicts.Inc(ctx, int64(a.conflicts))
 	}
+	if a.orphans.N > 0 && s.st.labels.first {
+		for _, l := range s.st.orphans(&a.orphans, s.fingerprint) {
+			reject(l)
+		}
+		labelOrphans.Inc(ctx, int64(a.orphans.N))
+	}
+}
+
+// learn takes labels in. They give no rows, wait for no watermark, and are of no use to rows before they were
+// known: it is enough that they are there before it has passed that time.
+func (s *shards) learn(ctx context.Context, key string, c shardstate.Cells, b event.Batch) error {
+	past := 0
+	err := s.do(key, c, func(m *machine) (deltas [][]byte, err error) {
+		var delta []byte
+		if past, delta, err = m.learn(b); delta != nil {
+			deltas = [][]byte{delta}
+		}
+		return deltas, err
+	})
+	if err == nil && s.st.labels.first {
+		labelsIn.Inc(ctx, int64(b.N))
+		labelsPast.Inc(ctx, int64(past))
+	}
+	return err
 }
 
 // cells are a shard's state at the runner.
@@ -262,8 +310,12 @@ func (f *arriveFn) Teardown() {
 }
 
 func (f *arriveFn) ProcessElement(ctx context.Context, sp state.Provider, key string, b event.Batch, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
+	c := cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}
+	if f.s.st.isLabels(&b) {
+		return f.s.learn(ctx, key, c, b)
+	}
 	var done applied
-	err := f.s.do(key, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(m *machine) (deltas [][]byte, err error) {
+	err := f.s.do(key, c, func(m *machine) (deltas [][]byte, err error) {
 		done, deltas, err = m.arrive(b, f.Stage == 0)
 		return deltas, err
 	})
@@ -299,8 +351,12 @@ func (f *waitFn) Teardown() {
 }
 
 func (f *waitFn) ProcessElement(ctx context.Context, sp state.Provider, tp timers.Provider, key string, b event.Batch, _ func(beam.EventTime, event.Batch), _ func(deadletter.Letter)) error {
+	c := cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}
+	if f.s.st.isLabels(&b) {
+		return f.s.learn(ctx, key, c, b)
+	}
 	var buckets []bucket
-	err := f.s.do(key, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(m *machine) ([][]byte, error) {
+	err := f.s.do(key, c, func(m *machine) ([][]byte, error) {
 		delta := event.Append([]byte{pendingMark}, b)
 		var behind int
 		if buckets, behind = m.add(b, len(delta)); behind > 0 {

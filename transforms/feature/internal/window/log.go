@@ -271,6 +271,9 @@ func (s *Shard) Insert(in *Input, create bool) {
 		if found {
 			continue
 		}
+		if s.labels != nil {
+			s.meet(keyOf(in.Entity, i), in.Times[i], id)
+		}
 		s.insert(&e, row, in.Times[i], id, in, i)
 		if !newest {
 			e.shift(row)
@@ -439,11 +442,16 @@ const perEntity = 8
 
 // Size is about how many bytes a copy of all entities takes.
 func (s *Shard) Size() int64 {
-	return int64(s.rows*s.p.perRow + s.Entities()*perEntity + s.texted)
+	return int64(s.rows*s.p.perRow+s.Entities()*perEntity+s.texted) + s.labels.size()
 }
 
 // Freeze keeps all rows and entities where they are, while true; new ones come behind every cursor.
-func (s *Shard) Freeze(frozen bool) { s.frozen = frozen }
+func (s *Shard) Freeze(frozen bool) {
+	s.frozen = frozen
+	if s.labels != nil {
+		s.labels.frozen = frozen
+	}
+}
 
 // Sweep looks at the next n slots and lets entities go that no window of a row yet to come reaches,
 // which may be as late as [Config.Lateness] allows. It returns their keys, for AppendDelta.

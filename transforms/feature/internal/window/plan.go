@@ -53,6 +53,10 @@ type Output struct {
 	ExcludeCurrent bool
 	// Empty, if not nil, stands for null over a window without counted rows.
 	Empty *float64
+	// Label is 1 plus an index in Config.Labels: only rows count whose label is known by the time of the row
+	// that the window belongs to, and counts itself. The value is the row's, or where Operand is of kind
+	// Counter or -1, the label's. 0: labels play no part.
+	Label int
 	// Elem is the kind of a list's elements; 0 for a number.
 	Elem event.Kind
 }
@@ -63,6 +67,10 @@ type Config struct {
 	Outputs  []Output
 	// Lateness is for how long, in microseconds, rows stay beyond the windows of the newest row.
 	Lateness int64
+	// Label is the kind of the rows' labels, which come by Shard.Learn, and Labels is what is made of them, at
+	// most MaxLabels.
+	Label  event.Kind
+	Labels []Operand
 }
 
 // span is a pair of edges: the rows behind lo up to hi.
@@ -86,6 +94,7 @@ type column struct {
 	// scale of an Exact operand
 	scale float64
 	out   int
+	label labelColumn
 }
 
 // Plan is a compiled Config. It is immutable and may be shared by shards.
@@ -130,8 +139,11 @@ func NewPlan(cfg Config) *Plan {
 			c.at, c.kind, c.scale = p.at[o.Operand], op.Kind, op.Scale
 			rows = !(op.Kind == Counter && o.Func == aggregate.Count || op.Kind == Exact && (o.Func == aggregate.Sum || o.Func == aggregate.Mean))
 		}
-		if o.Func == aggregate.TimeSinceLast {
+		if o.Func == aggregate.TimeSinceLast || o.Label > 0 {
 			rows = true
+		}
+		if o.Label > 0 {
+			c.label = cfg.labelColumn(o)
 		}
 		c.span = p.addSpan(o, 0, rows)
 		p.columns = append(p.columns, c)
@@ -144,7 +156,7 @@ func NewPlan(cfg Config) *Plan {
 	}
 	// Aggregates over the same rows stand together, so that the rows are gathered once.
 	slices.SortStableFunc(p.columns, func(a, b column) int {
-		return cmp.Or(cmp.Compare(a.span, b.span), cmp.Compare(a.Operand, b.Operand))
+		return cmp.Or(cmp.Compare(a.span, b.span), cmp.Compare(a.Operand, b.Operand), cmp.Compare(a.Label, b.Label))
 	})
 	return p
 }

@@ -58,6 +58,11 @@ type Shard struct {
 	buf     []byte
 	sought  [group]sought
 	touched uint64
+
+	labels  *labels    // nil: no output uses one
+	labeled *labelList // those of the entity at hand; nil: none
+	sum     [2]uint64  // of what gatherLabels found
+	last    int        // row that it found last
 }
 
 // sought is an entity that a row is about: its hash, then its slot.
@@ -81,6 +86,9 @@ func NewShard(p *Plan) *Shard {
 		edges: make([]int32, len(p.delays)), lo: make([]int32, len(p.spans)), hi: make([]int32, len(p.spans)),
 	}
 	s.table.width, s.table.texts = p.walked, &s.texts
+	if len(p.cfg.Labels) > 0 {
+		s.labels = newLabels(p.cfg.Label, p.cfg.Labels)
+	}
 	return s
 }
 
@@ -123,6 +131,9 @@ func (s *Shard) Apply(in *Input) (out []event.Column, duplicates []int32) {
 			s.null(out, i, in.N)
 			duplicates = append(duplicates, int32(i))
 			continue
+		}
+		if s.labels != nil {
+			s.meet(keyOf(in.Entity, i), t, id)
 		}
 		if !newest {
 			s.insert(&e, row, t, id, in, i)
@@ -541,13 +552,19 @@ func (s *Shard) cut(e *entity, t int64, row int, edges []int32, from, to int) {
 func (s *Shard) eval(e *entity, row int, t int64, edges []int32, out []event.Column, i, n int) {
 	p, stride, rows := s.p, e.stride, e.rows
 	s.cut(e, t, row, edges, 0, p.shown)
-	span, operand := -1, -1
+	span, operand, label := -1, -1, 0
 	for k := range p.columns {
 		c := &p.columns[k]
 		lo, hi := int(s.lo[c.span]), int(s.hi[c.span])
 		o := &out[c.out]
 		all := p.spans[c.span].reach.All
 		switch {
+		case c.Label > 0:
+			if c.span != span || c.Operand != operand || c.Label != label {
+				s.gatherLabels(e, c, lo, hi, t)
+				span, operand, label = c.span, c.Operand, c.Label
+			}
+			s.overLabels(c, o, i, n, row, t)
 		case c.Func == aggregate.Count && c.Operand < 0:
 			v := hi - lo
 			if all {
@@ -589,9 +606,9 @@ func (s *Shard) eval(e *entity, row int, t int64, edges []int32, out []event.Col
 			}
 			o.Floats[i] = float64(t-int64(rows[j*stride])) / 1e6
 		default:
-			if c.span != span || c.Operand != operand {
+			if c.span != span || c.Operand != operand || label != 0 {
 				s.gather(e, c, lo, hi)
-				span, operand = c.span, c.Operand
+				span, operand, label = c.span, c.Operand, 0
 			}
 			s.overRows(c, o, i, n)
 		}
