@@ -1,0 +1,485 @@
+package label
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"math/bits"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/mtime"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
+
+	"github.com/millrace-ml/millrace/transforms/deadletter"
+	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/internal/shardstate"
+)
+
+func init() {
+	beam.RegisterDoFn(&routeFn{})
+	beam.RegisterDoFn(&joinFn{})
+	beam.RegisterDoFn(&meetFn{})
+	register.Emitter2[beam.EventTime, event.Batch]()
+	register.Emitter3[beam.EventTime, string, event.Batch]()
+	register.Emitter1[deadletter.Letter]()
+	register.Iter1[event.Batch]()
+	beam.RegisterCoder(reflect.TypeOf((*chunk)(nil)).Elem(), encodeChunk, decodeChunk)
+}
+
+// ErrParams reports Params that make no join.
+var ErrParams = errors.New("unusable join of labels")
+
+var (
+	joined  = beam.NewCounter("labels", "joined")
+	waiting = beam.NewCounter("labels", "waiting")
+	orphans = beam.NewCounter("labels", "orphan")
+)
+
+// Params says what is joined. It is plain data.
+type Params struct {
+	// Fields, ID and Time are the schema of events.
+	Fields   []event.Field
+	ID, Time string
+	// Labels is that of labels, whose id has the name that it has in events and is that of their event. Known
+	// is the field that says when a label became known.
+	Labels []event.Field
+	Known  string
+	// Keys are the fields of events that labels get, beside Time. Fields that labels have already are replaced.
+	Keys []string
+	// Horizon is how long after its event's time a label may become known.
+	Horizon time.Duration
+	// Shards is into how many parts ids are split; 0: 8. In a stream it is fixed for the life of the state.
+	Shards int
+	// Stream, if not nil, makes Join work without an end to its input.
+	Stream *Stream
+}
+
+// Stream makes Join work without an end to its input.
+type Stream struct {
+	// Run names the run: caches belong to it. Join makes one up if empty.
+	Run string
+	// Margin is for how much longer than the horizon events stay and labels wait, beyond the newest time that
+	// their shard has seen: as far as events and labels may come behind each other, in whatever batches.
+	Margin time.Duration
+}
+
+const (
+	defaultShards = 8
+	stateFormat   = 1
+)
+
+// plan is Params, checked.
+type plan struct {
+	events *event.Schema // what the side branch keeps of an event: id, time, keys
+	input  *event.Schema // labels as they come
+	labels *event.Schema // without what events bring
+	output *event.Schema
+	keep   int64 // microseconds
+	far    int64
+}
+
+func compile(p Params) (*plan, error) {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	all, err := event.NewSchema(p.Fields, p.ID, p.Time)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrParams, err)
+	}
+	out := &plan{far: p.Horizon.Microseconds()}
+	if out.input, err = event.NewSchema(p.Labels, p.ID, p.Known); err != nil {
+		return nil, fmt.Errorf("%w: labels: %w", ErrParams, err)
+	}
+	if p.ID == "" || p.Time == "" || p.Known == "" {
+		fault("the event's id and time, and the time from which a label is known, must be named")
+	}
+	if p.Horizon <= 0 {
+		fault("a horizon of %v", p.Horizon)
+	}
+	if p.Shards < 0 || p.Shards > 1<<16 {
+		fault("%d shards", p.Shards)
+	}
+	brought := []string{p.Time}
+	for _, k := range p.Keys {
+		switch {
+		case all.Index(k) < 0:
+			fault("no field %q in events", k)
+		case k != p.ID && !slices.Contains(brought, k):
+			brought = append(brought, k)
+		}
+	}
+	if slices.Contains(brought, p.Known) {
+		fault("%q is a field of events, and says of labels when they are known", p.Known)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrParams, err)
+	}
+	if out.events, err = all.Only(append([]string{p.ID}, brought...)...); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrParams, err)
+	}
+	var own []string
+	for _, f := range p.Labels {
+		if !slices.Contains(brought, f.Name) {
+			own = append(own, f.Name)
+		}
+	}
+	if out.labels, err = out.input.Only(own...); err != nil {
+		return nil, fmt.Errorf("%w: labels: %w", ErrParams, err)
+	}
+	var more []event.Field
+	for _, name := range brought {
+		more = append(more, all.Fields[all.Index(name)])
+	}
+	if out.output, err = out.labels.With(more...); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrParams, err)
+	}
+	out.keep = out.far
+	if p.Stream != nil {
+		out.keep += p.Stream.Margin.Microseconds() + 1
+	}
+	return out, nil
+}
+
+// Validate reports all faults, joined.
+func (p Params) Validate() error {
+	_, err := compile(p)
+	return err
+}
+
+// Output is the schema of joined labels: their own fields, then the time and the keys of their events.
+func (p Params) Output() (*event.Schema, error) {
+	c, err := compile(p)
+	if err != nil {
+		return nil, err
+	}
+	return c.output, nil
+}
+
+func (p Params) fingerprint(c *plan) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "format %d\nshards %d\nhorizon %v\n%v\n%v", stateFormat, p.Shards, p.Horizon, c.events, c.labels)
+	return hex.EncodeToString(h.Sum(nil)[:4])
+}
+
+// Join gives labels what their events know: PCollection<event.Batch> of schema [Params.Output], and
+// PCollection<deadletter.Letter>, labels without an event. It panics if p isn't valid.
+func Join(s beam.Scope, events, labels beam.PCollection, p Params) (rows, orphaned beam.PCollection) {
+	c, err := compile(p)
+	if err != nil {
+		panic(err)
+	}
+	if p.Shards == 0 {
+		p.Shards = defaultShards
+	}
+	if p.Stream == nil {
+		s = s.Scope("labels")
+		routed := beam.ParDo(s, &routeFn{Params: p}, beam.Flatten(s, events, labels))
+		return beam.ParDo2(s, &joinFn{Params: p}, beam.GroupByKey(s, routed))
+	}
+	own := *p.Stream
+	if own.Run == "" {
+		own.Run = rand.Text() // names caches; it never reaches a label
+	}
+	p.Stream = &own
+	s = s.Scope("labels@" + p.fingerprint(c))
+	routed := beam.ParDo(s, &routeFn{Params: p}, beam.Flatten(s, events, labels))
+	return beam.ParDo2(s, &meetFn{
+		Params: p, Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[chunk]("logA"), LogB: state.MakeBagState[chunk]("logB"),
+	}, routed)
+}
+
+func timestamp(b *event.Batch) beam.EventTime { return mtime.FromMilliseconds(b.MinTime()) }
+
+// routeFn sends what is needed of events and labels to the shards of ids, once a bundle if they are few.
+type routeFn struct {
+	Params Params
+
+	p       *plan
+	pending [2][][]event.Batch // labels and events, by shard
+	counts  [2][]int
+}
+
+func (f *routeFn) Setup() (err error) {
+	f.p, err = compile(f.Params)
+	return err
+}
+
+func (f *routeFn) StartBundle(func(beam.EventTime, string, event.Batch)) {
+	for k := range f.pending {
+		f.pending[k], f.counts[k] = make([][]event.Batch, f.Params.Shards), make([]int, f.Params.Shards)
+	}
+}
+
+const batchRows = 4096
+
+func (f *routeFn) ProcessElement(b event.Batch, emit func(beam.EventTime, string, event.Batch)) (err error) {
+	kind, schema := 1, f.p.events
+	if b.Schema.Equal(f.p.input) {
+		kind, schema = 0, f.p.labels
+	}
+	if b, err = b.Only(schema); err != nil {
+		return err
+	}
+	rows := make([][]int32, f.Params.Shards)
+	for i := range b.N {
+		shard, _ := bits.Mul64(scramble(b.IDs().HashID(i)), uint64(f.Params.Shards))
+		rows[shard] = append(rows[shard], int32(i))
+	}
+	for shard, rows := range rows {
+		if len(rows) == 0 {
+			continue
+		}
+		f.pending[kind][shard] = append(f.pending[kind][shard], b.Gather(rows))
+		if f.counts[kind][shard] += len(rows); f.counts[kind][shard] >= batchRows {
+			if err := f.flush(kind, shard, emit); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (f *routeFn) flush(kind, shard int, emit func(beam.EventTime, string, event.Batch)) error {
+	if len(f.pending[kind][shard]) == 0 {
+		return nil
+	}
+	b, err := event.Concat(f.pending[kind][shard])
+	if err != nil {
+		return err
+	}
+	f.pending[kind][shard], f.counts[kind][shard] = nil, 0
+	emit(timestamp(&b), "s"+strconv.Itoa(shard), b)
+	return nil
+}
+
+func (f *routeFn) FinishBundle(emit func(beam.EventTime, string, event.Batch)) error {
+	for kind := range f.pending {
+		for shard := range f.Params.Shards {
+			if err := f.flush(kind, shard, emit); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// scramble is the finaliser of MurmurHash3 (Appleby), with a salt, so that the shards of ids have nothing to
+// do with those of an entity.
+func scramble(x uint64) uint64 {
+	x ^= 0x6c6162656c73
+	x = (x ^ x>>33) * 0xff51afd7ed558ccd
+	x = (x ^ x>>33) * 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
+}
+
+// rows makes joined labels of pairs; those that became known too late are apart.
+func (p *plan) rows(met []pair) (rows event.Batch, late []event.Batch, err error) {
+	var parts []event.Batch
+	for len(met) > 0 {
+		// Runs of pairs from the same two batches.
+		n := 1
+		for n < len(met) && met[n].label == met[0].label && met[n].event == met[0].event {
+			n++
+		}
+		var ls, es, old []int32
+		for _, m := range met[:n] {
+			if m.label.Times()[m.l]-m.event.Times()[m.e] > p.far {
+				old = append(old, int32(m.l))
+			} else {
+				ls, es = append(ls, int32(m.l)), append(es, int32(m.e))
+			}
+		}
+		if len(ls) > 0 {
+			e := met[0].event.Gather(es)
+			parts = append(parts, met[0].label.Gather(ls).With(p.output, e.Cols[1:]...)) // the id is there
+		}
+		if len(old) > 0 {
+			late = append(late, met[0].label.Gather(old))
+		}
+		met = met[n:]
+	}
+	if len(parts) > 0 {
+		rows, err = event.Concat(parts)
+	}
+	return rows, late, err
+}
+
+// emit passes joined labels on.
+func (p *plan) emit(b event.Batch, field string, emit func(beam.EventTime, event.Batch)) {
+	if b.N == 0 {
+		return
+	}
+	// A label that is known before its event's time is of no use before that.
+	of, at := b.Col(field).Ints, int64(math.MaxInt64)
+	for i, t := range b.Times() {
+		at = min(at, max(t, of[i]))
+	}
+	emit(mtime.FromTime(time.UnixMicro(at)), b)
+}
+
+// letters are those of labels without events.
+func letters(batches []event.Batch, why string) (out []deadletter.Letter) {
+	for _, b := range batches {
+		for i := range b.N {
+			l := deadletter.FromRow(deadletter.LabelOrphan, &b, i)
+			l.Stage, l.Message = "labels", why
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+func (p Params) tooLate() string {
+	return fmt.Sprintf("it became known more than the horizon, %v, after its event", p.Horizon)
+}
+
+func (p Params) noEvent() string {
+	return fmt.Sprintf("no event with its id has come; a label waits for %v", p.Horizon)
+}
+
+// joinFn joins whole shards.
+type joinFn struct {
+	Params Params
+
+	p *plan
+}
+
+func (f *joinFn) Setup() (err error) {
+	f.p, err = compile(f.Params)
+	return err
+}
+
+func (f *joinFn) ProcessElement(_ string, next func(*event.Batch) bool, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
+	var events, labels []event.Batch
+	for b := (event.Batch{}); next(&b); b = (event.Batch{}) {
+		if b.Schema.Equal(f.p.labels) {
+			labels = append(labels, b)
+		} else {
+			events = append(events, b)
+		}
+	}
+	m := newMachine(f.p)
+	for _, b := range events {
+		m.arrive(b)
+	}
+	for _, b := range labels {
+		met, _, _ := m.learn(b)
+		rows, late, err := f.p.rows(met)
+		if err != nil {
+			return err
+		}
+		f.p.emit(rows, f.Params.Time, emit)
+		for _, l := range letters(late, f.Params.tooLate()) {
+			reject(l)
+		}
+	}
+	left, _ := m.drop(1<<63 - 1)
+	for _, l := range letters(left, f.Params.noEvent()) {
+		reject(l)
+	}
+	return nil
+}
+
+// chunk is a record of a log, with a coder that writes it in one piece.
+type chunk struct{ record []byte }
+
+func encodeChunk(c chunk) []byte          { return c.record }
+func decodeChunk(b []byte) (chunk, error) { return chunk{b}, nil }
+
+// cells are a shard's state at the runner.
+type cells struct {
+	p    state.Provider
+	head *state.Value[int64]
+	logs [2]*state.Bag[chunk]
+}
+
+func (c cells) Head() (int64, bool, error)    { return c.head.Read(c.p) }
+func (c cells) SetHead(v int64) error         { return c.head.Write(c.p, v) }
+func (c cells) Add(log int, rec []byte) error { return c.logs[log].Add(c.p, chunk{rec}) }
+func (c cells) Clear(log int) error           { return c.logs[log].Clear(c.p) }
+
+func (c cells) Read(log int, each func([]byte) error) error {
+	records, _, err := c.logs[log].Read(c.p)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if err := each(r.record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// meetFn joins what comes.
+type meetFn struct {
+	Params     Params
+	Head       state.Value[int64]
+	LogA, LogB state.Bag[chunk]
+
+	p     *plan
+	store *shardstate.Store
+}
+
+func (f *meetFn) Setup() (err error) {
+	if f.p, err = compile(f.Params); err != nil {
+		return err
+	}
+	p := f.p
+	f.store, err = shardstate.Open(shardstate.Config{
+		Run: f.Params.Stream.Run, Stage: "labels@" + f.Params.fingerprint(p), Fingerprint: f.Params.fingerprint(p), Shards: f.Params.Shards,
+		New: func() shardstate.Machine { return newMachine(p) },
+	})
+	return err
+}
+
+func (f *meetFn) Teardown() {
+	if f.store != nil {
+		f.store.Close()
+	}
+}
+
+func (f *meetFn) ProcessElement(ctx context.Context, sp state.Provider, key string, b event.Batch, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
+	shard, err := strconv.Atoi(strings.TrimPrefix(key, "s"))
+	if err != nil {
+		return fmt.Errorf("reading the key of a shard: %w", err)
+	}
+	var rows event.Batch
+	var late, old []event.Batch
+	wait := 0
+	err = f.store.Do(shard, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(s shardstate.Machine) (deltas [][]byte, err error) {
+		m := s.(*machine)
+		var met []pair
+		if b.Schema.Equal(f.p.labels) {
+			met, wait, deltas = m.learn(b)
+		} else {
+			met, deltas = m.arrive(b)
+		}
+		if rows, late, err = f.p.rows(met); err != nil {
+			return nil, err
+		}
+		old, deltas = m.forget(deltas)
+		return deltas, nil
+	})
+	if err != nil {
+		return err
+	}
+	f.p.emit(rows, f.Params.Time, emit)
+	gone := append(letters(late, f.Params.tooLate()), letters(old, f.Params.noEvent())...)
+	for _, l := range gone {
+		reject(l)
+	}
+	joined.Inc(ctx, int64(rows.N))
+	waiting.Inc(ctx, int64(wait))
+	orphans.Inc(ctx, int64(len(gone)))
+	return nil
+}
