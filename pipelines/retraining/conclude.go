@@ -144,7 +144,8 @@ func (t *table) bundle(m models.Model, c Candidate, fold int, threshold float64,
 	p := t.p
 	fd := p.fold(t.folds, fold)
 	lo, hi := t.set.rowsIn(fd.trainFrom, fd.trainTo)
-	trained := t.set.labels(p.Label, span32(lo, hi))
+	learned := t.set.trainRows(lo, hi, fd.testFrom)
+	trained := t.set.labels(p.Label, learned)
 	bounds := [4]int64{fd.trainFrom, fd.trainTo, fd.testFrom, fd.testTo}
 	rows := t.set.testRows(bounds, p.Label, p.Exclude)
 	x := t.set.matrix(m.Inputs(), rows)
@@ -152,13 +153,13 @@ func (t *table) bundle(m models.Model, c Candidate, fold int, threshold float64,
 	if err != nil {
 		return nil, nil, err
 	}
-	digest := sha256.Sum256(event.Append(nil, t.set.Gather(span32(lo, hi))))
+	digest := sha256.Sum256(event.Append(nil, t.set.Gather(learned)))
 	b := &bundle.Bundle{
 		Manifest: bundle.Manifest{
 			Name: p.Model, Fingerprint: p.Features.Fingerprint(), Calibration: cmp.Or(c.Calibrate, "none"), Threshold: &threshold,
 			Params: params, Seed: p.Seed, CodeRevision: p.Revision,
 			Training: bundle.Training{
-				From: rfc3339(fd.trainFrom), To: rfc3339(fd.trainTo), Rows: hi - lo, Positives: count(trained), DataDigest: hex.EncodeToString(digest[:]),
+				From: rfc3339(fd.trainFrom), To: rfc3339(fd.trainTo), Rows: len(learned), Positives: count(trained), DataDigest: hex.EncodeToString(digest[:]),
 			},
 		},
 		Model: m, Golden: bundle.PickGolden(x, len(m.Inputs()), scores),

@@ -9,10 +9,15 @@
 // history by the same transform that serves, so that a fold sees what serving would have seen.
 // Candidates are chosen on the selection folds; the report folds choose nothing.
 //
+// Where labels come as events of their own, a row has the last of its labels. A fold trains on the rows whose
+// labels are known when its test begins; one that was corrected later counts as not known. Rows without a
+// label, and those whose label was taken back, are not in the set.
+//
 // # Known entities
 //
 // With [Exclude], a test row is left out if its entity had a positive row from the start of the
-// fold's training up to KnownAfter before the row's day: its card is already blocked, and to find it
+// fold's training up to KnownAfter before the row's day (by the time from which the label is known, where it
+// has one of its own): its card is already blocked, and to find it
 // again is no merit (Fraud Detection Handbook, chapter 3).
 //
 // # Calibration

@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/label"
 	"github.com/millrace-ml/millrace/transforms/source"
 )
 
@@ -21,6 +22,8 @@ func init() {
 	beam.RegisterDoFn(&trainFn{})
 	beam.RegisterDoFn(&chooseFn{})
 	beam.RegisterDoFn(&concludeFn{})
+	beam.RegisterDoFn(&labelFn{})
+	beam.RegisterDoFn(&collectLabeledFn{})
 	register.Emitter2[int64, event.Batch]()
 	register.Emitter1[string]()
 	register.Emitter1[Task]()
@@ -37,21 +40,31 @@ func Build(s beam.Scope, p Params) {
 	if err := p.Validate(); err != nil {
 		panic(fmt.Errorf("configuring retraining: %w", err))
 	}
-	events, bad := source.Read(s, p.Source)
-	rows, rejected := feature.Compute(s, events, p.Features)
-	if p.DeadLetters != "" {
-		deadletter.Write(s, deadletter.Params{URL: p.DeadLetters}, bad, rejected)
+	in := source.ReadAll(s, p.Source)
+	labels, lost := in.Labels, []beam.PCollection{in.Bad}
+	if p.Join != nil {
+		var orphans beam.PCollection
+		labels, orphans = label.Join(s, in.Events, in.Labels, *p.Join)
+		lost = append(lost, orphans)
 	}
-	set := collect(s, rows, p)                          // the point-in-time training set, once
+	rows, rejected := feature.ComputeLabeled(s, in.Events, labels, p.Features)
+	if p.DeadLetters != "" {
+		deadletter.Write(s, deadletter.Params{URL: p.DeadLetters}, append(lost, rejected)...)
+	}
+	set := collect(s, rows, labels, p)                  // the point-in-time training set, once
 	tried := train(s.Scope("select"), tasks(s, set, p)) // every candidate on every selection fold
 	best := choose(s, tried, p)                         // the best of each group, to be reported
 	reported := train(s.Scope("report"), best)
 	conclude(s, reported, p) // metrics, gate, publication, report
 }
 
-func collect(s beam.Scope, rows beam.PCollection, p Params) beam.PCollection {
+func collect(s beam.Scope, rows, labels beam.PCollection, p Params) beam.PCollection {
 	s = s.Scope("training_set")
-	return beam.ParDo(s, &collectFn{Params: p}, beam.GroupByKey(s, beam.ParDo(s, &sliceFn{Params: p}, rows)))
+	rows = beam.ParDo(s, &sliceFn{Params: p}, rows)
+	if p.Features.Labels == nil {
+		return beam.ParDo(s, &collectFn{Params: p}, beam.GroupByKey(s, rows))
+	}
+	return beam.ParDo(s, &collectLabeledFn{Params: p}, beam.CoGroupByKey(s, rows, beam.ParDo(s, &labelFn{Params: p}, labels)))
 }
 
 func tasks(s beam.Scope, set beam.PCollection, p Params) beam.PCollection {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/label"
 	"github.com/millrace-ml/millrace/transforms/source"
 )
 
@@ -15,6 +16,8 @@ type Params struct {
 	UseCase  string
 	Source   source.Params
 	Features feature.Params
+	// Join finds the events of labels that come as events of their own, by id; nil: they carry what they need.
+	Join *label.Params
 
 	// DeadLetters is where rows that can't be used go; empty drops them, counted.
 	DeadLetters string

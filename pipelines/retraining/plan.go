@@ -35,7 +35,7 @@ func New(u *spec.UseCase, o Options) (Params, error) {
 	}
 	t := u.Training
 	p := Params{
-		UseCase: u.Name, Source: o.Source, Features: u.Features(), DeadLetters: o.DeadLetters, Work: o.Work, ReportDir: o.ReportDir,
+		UseCase: u.Name, Source: o.Source, Features: u.Features(), Join: u.LabelJoin(), DeadLetters: o.DeadLetters, Work: o.Work, ReportDir: o.ReportDir,
 		Registry: o.Registry, Model: u.Models[0].Name, Label: u.Label.Field, Window: Window(t.Window),
 		Gate: Gate(t.Gate), Seed: t.Seed, Now: o.Now.UnixMicro(), Revision: o.Revision,
 	}

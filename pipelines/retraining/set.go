@@ -21,7 +21,10 @@ import (
 // columns lists what the training set keeps of a row.
 func (p Params) columns() []string {
 	f := p.Features
-	names := []string{f.ID, f.Time, p.Label}
+	names := []string{f.ID, f.Time}
+	if f.Labels == nil {
+		names = append(names, p.Label)
+	}
 	if p.Exclude != nil {
 		names = append(names, p.Exclude.Entity)
 	}
@@ -58,9 +61,9 @@ func (f *sliceFn) ProcessElement(rows event.Batch, emit func(int64, event.Batch)
 	}
 	from, to := f.Params.span()
 	var keep []int32
-	label := rows.Col(f.Params.Label)
+	label := rows.Col(f.Params.Label) // nil where labels come as events of their own
 	for i, t := range rows.Times() {
-		if t >= from && t < to && !label.Null(i) {
+		if t >= from && t < to && (label == nil || !label.Null(i)) {
 			keep = append(keep, int32(i))
 		}
 	}
@@ -80,15 +83,27 @@ func (f *sliceFn) ProcessElement(rows event.Batch, emit func(int64, event.Batch)
 type collectFn struct{ Params Params }
 
 func (f *collectFn) ProcessElement(_ int64, next func(*event.Batch) bool, emit func(string)) error {
+	all, err := gather(next)
+	if err != nil {
+		return err
+	}
+	return f.Params.keep(all, emit)
+}
+
+func gather(next func(*event.Batch) bool) (event.Batch, error) {
 	var parts []event.Batch
-	var b event.Batch
-	for next(&b) {
+	for b := (event.Batch{}); next(&b); b = (event.Batch{}) {
 		parts = append(parts, b)
 	}
 	all, err := event.Concat(parts)
 	if err != nil {
-		return fmt.Errorf("joining the training set: %w", err)
+		return all, fmt.Errorf("joining the training set: %w", err)
 	}
+	return all, nil
+}
+
+// keep writes the training set and tells where.
+func (p Params) keep(all event.Batch, emit func(string)) error {
 	order := make([]int32, all.N)
 	for i := range order {
 		order[i] = int32(i)
@@ -101,7 +116,7 @@ func (f *collectFn) ProcessElement(_ int64, next func(*event.Batch) bool, emit f
 		}
 		return event.CompareIDs(ids, int(i), ids, int(j)) < 0
 	})
-	path := filepath.Join(f.Params.Work, "training_set.batches")
+	path := filepath.Join(p.Work, "training_set.batches")
 	if err := writeSet(path, all, order); err != nil {
 		return fmt.Errorf("writing the training set: %w", err)
 	}
@@ -146,6 +161,7 @@ func writeSet(path string, all event.Batch, order []int32) (err error) {
 type set struct {
 	event.Batch
 	times []int64
+	known []int64 // since when labels are; nil: they are known as long after their rows as the use case says
 }
 
 // sets keeps the set that was read last: the tasks of a process all read the same one. The file's
@@ -197,6 +213,9 @@ func openSet(path string) (*set, error) {
 		return nil, fmt.Errorf("joining the training set: %w", err)
 	}
 	sets.path, sets.mod, sets.set = path, info.ModTime(), &set{Batch: all, times: all.Times()}
+	if known := all.Col(knownColumn); known != nil {
+		sets.set.known = known.Ints
+	}
 	return sets.set, nil
 }
 
@@ -219,15 +238,19 @@ func (s *set) testRows(bounds [4]int64, label string, ex *Exclude) []int32 {
 	align, after := max(1, ex.Align.Microseconds()), ex.KnownAfter.Microseconds()
 	known := map[string]bool{}
 	from, _ := s.rowsIn(bounds[0], bounds[1])
-	next := from
+	since, order := s.times, span32(from, hi)
+	if s.known != nil {
+		since = s.known
+		sort.SliceStable(order, func(i, j int) bool { return since[order[i]] < since[order[j]] })
+	}
 	var buf []byte
 	for i := lo; i < hi; i++ {
 		horizon := s.times[i] - mod(s.times[i], align) - after
-		for next < i && s.times[next] < horizon {
+		for ; len(order) > 0 && since[order[0]] < horizon; order = order[1:] {
+			next := int(order[0])
 			if number(s.Schema.Fields[s.Schema.Index(label)], y, next) > 0 && !entity.Null(next) {
 				known[string(entity.AppendID(nil, next))] = true
 			}
-			next++
 		}
 		buf = entity.AppendID(buf[:0], i)
 		if !known[string(buf)] {

@@ -47,7 +47,7 @@ func run(ctx context.Context, t Task) (Trial, error) {
 	if t.Candidate.Calibrate != "" {
 		cut, _ = s.rowsIn(t.Bounds[1]-(t.Bounds[1]-t.Bounds[0])/5, t.Bounds[1])
 	}
-	rows, held, test := span32(lo, cut), span32(cut, hi), s.testRows(t.Bounds, t.Label, t.Exclude)
+	rows, held, test := s.trainRows(lo, cut, t.Bounds[2]), s.trainRows(cut, hi, t.Bounds[2]), s.testRows(t.Bounds, t.Label, t.Exclude)
 	features, err := s.features(t.Inputs, lo, cut)
 	if err != nil {
 		return Trial{}, err

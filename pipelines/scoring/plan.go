@@ -49,7 +49,7 @@ func Features(u *spec.UseCase, o Options) (Plan, error) {
 		return Plan{}, fmt.Errorf("features has no sink of its own in the use case: give one with --sink")
 	}
 	outs := []format.Out{{Name: "id", Column: u.IDColumn()}, {Name: "time", Column: u.Event.Time}}
-	if u.Label != nil {
+	if u.Label != nil && !u.HasLabels() {
 		outs = append(outs, format.Out{Name: u.Label.Field, Column: u.Label.Field, Number: true})
 	}
 	for _, e := range entities(p) {
@@ -231,7 +231,7 @@ func Shards(bytes, memory int64) int {
 }
 
 func base(u *spec.UseCase, o Options) (Plan, error) {
-	p := Plan{Features: u.Features(), DeadLetters: o.DeadLetters}
+	p := Plan{Features: u.Features(), Join: u.LabelJoin(), DeadLetters: o.DeadLetters}
 	// A quarter is for what shuffles hold; the rest is for the shards that are being computed.
 	p.Features.Memory, p.Features.Local, p.Features.Shards = o.Memory/4, o.Local, o.Shards
 	var err error
@@ -257,6 +257,16 @@ func Source(u *spec.UseCase, urls []string) (source.Params, error) {
 	p := source.Params{URLs: urls, Decode: u.Decode()}
 	p.Decode.UseCase = u.Name
 	p.Decode.Fingerprint = u.Features().Fingerprint()
+	if u.HasLabels() {
+		p.Labels.Decode = u.Labels()
+		for i, s := range u.Label.Source {
+			url, err := s.URL.Resolve()
+			if err != nil {
+				return source.Params{}, fmt.Errorf("label.source[%d]: %w", i, err)
+			}
+			p.Labels.URLs = append(p.Labels.URLs, url)
+		}
+	}
 	if len(urls) > 0 {
 		return p, nil
 	}

@@ -25,19 +25,20 @@ func (p Plan) replaying(address string) Plan {
 // buildReplaying is Build for such a plan: letters enter as events before the features, or as rows
 // before the models.
 func buildReplaying(s beam.Scope, p Plan) {
-	events, bad, letters := source.Follow(s, p.Source)
-	entered, rows, failed := reentry.Follow(s, letters, reentry.Params{
+	in := source.ReadAll(s, p.Source)
+	entered, rows, failed := reentry.Follow(s, in.Letters, reentry.Params{
 		Filter: reentry.Filter{AcceptLate: true}, Decode: p.Source.Decode, Features: p.Features, Credit: p.Source.Stream.Credit > 0,
 	})
-	events = beam.Flatten(s, reentry.Mark(s, events, p.Source.Decode), entered)
-	computed, rejected := feature.Compute(s, events, p.Features)
+	events := beam.Flatten(s, reentry.Mark(s, in.Events, p.Source.Decode), entered)
+	labels, orphans := p.Labels(s, in)
+	computed, rejected := feature.ComputeLabeled(s, events, labels, p.Features)
 	scored, unscored := predict.Score(s, beam.Flatten(s, computed, rows), p.Predict)
-	lost := []beam.PCollection{bad, failed, reentry.Again(s, rejected, true), reentry.Again(s, unscored, true)}
+	lost := []beam.PCollection{in.Bad, failed, reentry.Again(s, rejected, true), reentry.Again(s, unscored, true)}
 	for _, out := range p.Sinks {
 		lost = append(lost, reentry.Again(s, sink.Write(s, scored, out), true))
 	}
 	if p.Log != nil {
 		lost = append(lost, reentry.Again(s, featurelog.Write(s, scored, *p.Log), true))
 	}
-	deadletter.Write(s, p.letters(), lost...)
+	deadletter.Write(s, p.letters(), append(lost, orphans...)...)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/feature"
 	"github.com/millrace-ml/millrace/transforms/featurelog"
+	"github.com/millrace-ml/millrace/transforms/label"
 	"github.com/millrace-ml/millrace/transforms/predict"
 	"github.com/millrace-ml/millrace/transforms/sink"
 	"github.com/millrace-ml/millrace/transforms/source"
@@ -20,6 +21,8 @@ import (
 type Plan struct {
 	Source   source.Params
 	Features feature.Params
+	// Join finds the events of labels that come as events of their own, by id; nil: they carry what they need.
+	Join *label.Params
 	// Predict scores; without models the rows go to the sinks as they are, features and all.
 	Predict predict.Params
 	// Sinks each receive all rows that their condition lets through.
@@ -53,12 +56,13 @@ func Build(s beam.Scope, p Plan) {
 // Score adds what comes before the sinks: it gives PCollection<event.Batch>, the rows with features and
 // scores, and PCollections<deadletter.Letter>, what could not go on.
 func Score(s beam.Scope, p Plan) (rows beam.PCollection, lost []beam.PCollection) {
-	events, bad := source.Read(s, p.Source)
-	rows, lost = events, []beam.PCollection{bad}
+	in := source.ReadAll(s, p.Source)
+	rows, lost = in.Events, []beam.PCollection{in.Bad}
 	if len(p.Features.Features) > 0 {
+		labels, orphans := p.Labels(s, in)
 		var rejected beam.PCollection
-		rows, rejected = feature.Compute(s, events, p.Features)
-		lost = append(lost, rejected)
+		rows, rejected = feature.ComputeLabeled(s, in.Events, labels, p.Features)
+		lost = append(append(lost, rejected), orphans...)
 	}
 	if len(p.Predict.Models) > 0 {
 		var unscored beam.PCollection
@@ -66,6 +70,16 @@ func Score(s beam.Scope, p Plan) (rows beam.PCollection, lost []beam.PCollection
 		lost = append(lost, unscored)
 	}
 	return rows, lost
+}
+
+// Labels are those that come as events of their own as features need them, and the letters of those that found
+// no event, if any are looked for.
+func (p Plan) Labels(s beam.Scope, in source.Streams) (labels beam.PCollection, orphans []beam.PCollection) {
+	if p.Join == nil || !in.Labels.IsValid() || len(p.Source.Labels.URLs) == 0 {
+		return in.Labels, nil
+	}
+	labels, lost := label.Join(s, in.Events, in.Labels, *p.Join)
+	return labels, []beam.PCollection{lost}
 }
 
 func (p Plan) letters() deadletter.Params {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace-ml/millrace/pipelines/spec"
 	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/label"
 	"github.com/millrace-ml/millrace/transforms/sink"
 	"github.com/millrace-ml/millrace/transforms/source"
 )
@@ -61,6 +62,12 @@ func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
 	}
 	if o.InProcess && stages > 0 {
 		p.Source.Stream.Credit = credit
+	}
+	if p.Join != nil {
+		// Shards of ids run ahead of labels as far as partitions may, and as far as a call or a bundle reaches.
+		join := *p.Join
+		join.Shards, join.Stream = p.Features.Shards, &label.Stream{Run: run, Margin: lateness + max(time.Minute, lateness) + join.Horizon/8}
+		p.Join = &join
 	}
 	p.Roll = &sink.Stream{Roll: u.Stream.Roll}
 	return p

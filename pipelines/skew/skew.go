@@ -21,6 +21,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/feature"
 	"github.com/millrace-ml/millrace/transforms/featurelog"
+	"github.com/millrace-ml/millrace/transforms/label"
 	"github.com/millrace-ml/millrace/transforms/source"
 )
 
@@ -60,12 +61,13 @@ type Options struct {
 type Plan struct {
 	Log, History source.Params
 	Features     feature.Params
+	Join         *label.Params // of labels; see scoring.Plan
 	Options      Options
 }
 
 // New plans the comparison of a log with a history.
 func New(u *spec.UseCase, o Options) (Plan, error) {
-	p := Plan{Features: u.Features(), Options: o}
+	p := Plan{Features: u.Features(), Join: u.LabelJoin(), Options: o}
 	var errs []error
 	if len(o.Logs) == 0 {
 		if u.FeatureLog.URL == "" {
@@ -121,8 +123,9 @@ func (p Plan) Size(ctx context.Context) (Plan, error) {
 func Build(s beam.Scope, p Plan) {
 	s = s.Scope("skew")
 	logged, unread := source.Read(s.Scope("log"), p.Log)
-	history, _ := source.Read(s.Scope("history"), p.History)
-	computed, _ := feature.Compute(s, history, p.Features)
+	history := source.ReadAll(s.Scope("history"), p.History)
+	labels, _ := scoring.Plan{Source: p.History, Join: p.Join}.Labels(s, history)
+	computed, _ := feature.ComputeLabeled(s, history.Events, labels, p.Features)
 
 	names := p.Features.Names()
 	ours := p.pick(append([]string{featurelog.IDColumn, featurelog.TimeColumn, featurelog.FingerprintColumn}, names...))

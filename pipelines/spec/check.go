@@ -157,16 +157,35 @@ func (d *decoder) schemaOf(u *UseCase) *event.Schema {
 
 // checkSources holds that one format is enough, since one decoder reads them all.
 func (d *decoder) checkSources(u *UseCase) {
-	for i, s := range u.Source[min(1, len(u.Source)):] {
-		if s.Format != u.Source[0].Format {
-			d.faultAt(fmt.Sprintf("source[%d]", i+1), "all sources have one format, and the first has %q", u.Source[0].Format)
+	d.checkFormats(u.Source, "source")
+	if u.Label != nil {
+		d.checkFormats(u.Label.Source, "label.source")
+	}
+}
+
+func (d *decoder) checkFormats(all []Source, path string) {
+	for i, s := range all[min(1, len(all)):] {
+		if s.Format != all[0].Format {
+			d.faultAt(fmt.Sprintf("%s[%d]", path, i+1), "all sources have one format, and the first has %q", all[0].Format)
 		}
 	}
 }
 
 func (d *decoder) checkLabel(u *UseCase, s *event.Schema) {
 	l := u.Label
-	if l == nil || l.Field == "" || d.bad("label.expr") {
+	if l == nil {
+		return
+	}
+	if d.has("label.source") {
+		d.checkLabels(u, s)
+		return
+	}
+	for _, k := range []string{"time", "id", "fields", "join"} {
+		if d.has("label." + k) {
+			d.faultAt("label."+k, "means nothing without source: the label is a field of the event")
+		}
+	}
+	if l.Field == "" || d.bad("label.expr") {
 		return
 	}
 	i := s.Index(l.Field)
@@ -179,6 +198,102 @@ func (d *decoder) checkLabel(u *UseCase, s *event.Schema) {
 	default:
 		d.faultAt("label.expr", "field %s is of type %v; a label is a bool, a number or a category", l.Field, s.Fields[i].Kind)
 	}
+}
+
+// checkLabels checks labels that come as events of their own; the entities that they must carry are found
+// where aggregates use the label.
+func (d *decoder) checkLabels(u *UseCase, s *event.Schema) {
+	l := u.Label
+	if d.has("label.delay") {
+		d.faultAt("label.delay", "means nothing with source: label.time says when a label became known")
+	}
+	for _, k := range []string{"time", "fields"} {
+		if !d.has("label." + k) {
+			d.faultAt("label."+k, "is missing: a label that comes as an event of its own needs it")
+		}
+	}
+	if len(l.Fields) == 0 || d.bad("label.fields") {
+		return
+	}
+	var names []string
+	kinds := map[string]event.Kind{}
+	for _, f := range l.Fields {
+		d.checkField(f, "label.fields."+f.Name)
+		names, kinds[f.Name] = append(names, f.Name), f.Kind
+	}
+	own := func(path, name string, want ...event.Kind) {
+		if name == "" || d.bad(path) {
+			return
+		}
+		if k, ok := kinds[name]; !ok {
+			d.faultAt(path, "no field %s in label.fields%s", name, hint(name, names))
+		} else if !slices.Contains(want, k) {
+			d.faultAt(path, "field %s is of type %v, wants %v", name, k, want[0])
+		}
+	}
+	own("label.time", l.Time, event.Timestamp)
+	own("label.id", l.ID, event.ID)
+	own("label.expr", l.Field, event.Bool, event.Int, event.Decimal, event.Float, event.Category)
+	if s.Index(l.Field) >= 0 && l.Field != "" && !d.bad("label.expr") {
+		d.faultAt("label.expr", "%s is a field of the event too; with source the label is in label.fields alone", l.Field)
+	}
+	if l.Time != "" && l.Time == u.Event.Time {
+		d.faultAt("label.time", "%s is the time of the event that a label is of; name the field that says when the label became known", l.Time)
+	}
+	for _, id := range u.Event.ID {
+		d.carries(u, s, id, "a label needs the id of its event")
+	}
+	if l.Join == nil {
+		d.carries(u, s, u.Event.Time, "a label needs the time of its event, or a join")
+	} else if b := l.Join.Bytes(); b > maxJoin && !d.bad("label.join") {
+		d.faultAt("label.join", "would keep %.1f GiB: %g events/s for %s at about 48 bytes each, and 2 GiB is the bound; let labels carry the time and the entities of their events, or shorten the horizon",
+			b/(1<<30), l.Join.Rate, FormatDuration(l.Join.Horizon))
+	}
+	if !d.bad("event") && !d.bad("label") {
+		p := u.labelParams()
+		if p.Format == "" {
+			p.Format = "json"
+		}
+		if err := p.Validate(); err != nil {
+			d.faultsAt("label.fields", err)
+		}
+	}
+}
+
+// maxJoin bounds what a join keeps: 256 MiB in each of eight shards.
+const maxJoin = 2 << 30
+
+// carries checks that a label has a field of the event, of the same type.
+func (d *decoder) carries(u *UseCase, s *event.Schema, name, why string) {
+	i := s.Index(name)
+	if i < 0 || name == "" || d.bad("event.fields."+name) || d.bad("label.fields."+name) {
+		return
+	}
+	for _, f := range u.Label.Fields {
+		if f.Name != name {
+			continue
+		}
+		if f.Kind != s.Fields[i].Kind {
+			d.faultAt("label.fields."+name, "is of type %v, and of type %v in events", f.Kind, s.Fields[i].Kind)
+		}
+		return
+	}
+	d.faultAt("label.fields."+name, "is missing: %s", why)
+}
+
+// labelSchema is a schema with the label, where it isn't in the events.
+func labelSchema(u *UseCase, s *event.Schema) *event.Schema {
+	if !u.HasLabels() {
+		return s
+	}
+	for _, f := range u.Label.Fields {
+		if f.Name == u.Label.Field {
+			if w := with(s, event.Field{Name: f.Name, Kind: f.Kind, Scale: f.Scale, Elem: f.Elem}); w != nil {
+				return w
+			}
+		}
+	}
+	return s
 }
 
 // compile type-checks an expression at a path. want is 0 for any kind.
@@ -207,7 +322,7 @@ func (d *decoder) checkFeatures(u *UseCase, s *event.Schema) *event.Schema {
 			d.checkEntry(u, e, path, s)
 		}
 		var more []event.Field
-		if len(d.faults) == before && !d.bad(path) && !d.bad("event") {
+		if len(d.faults) == before && !d.bad(path) && !d.bad("event") && !d.bad("label") {
 			out, err := u.featureParams(s.Fields, []feature.Feature{e}).Output()
 			if err == nil {
 				more = out.Fields[len(s.Fields):]
@@ -276,7 +391,7 @@ func (d *decoder) checkEntry(u *UseCase, e feature.Feature, path string, s *even
 			}
 		}
 		taken(e.Name, path+".name")
-		p := d.compile(e.Expr, path+".expr", s, 0)
+		p := d.compile(e.Expr, path+".expr", labelSchema(u, s), 0)
 		if p != nil && u.Label != nil && u.Label.Field != "" && slices.Contains(p.Fields(), u.Label.Field) {
 			d.faultAt(path+".expr", "uses the label %s, which is not known when the event is scored", u.Label.Field)
 		}
@@ -304,12 +419,21 @@ func (d *decoder) checkEntry(u *UseCase, e feature.Feature, path string, s *even
 			taken(column(a, w), at)
 		}
 		uses := map[string]bool{}
+		s := labelSchema(u, s)
 		for _, p := range []*expr.Program{d.compile(a.Arg, of, s, 0), d.compile(a.Where, at+".where", s, event.Bool)} {
 			if p == nil {
 				continue
 			}
 			for _, f := range p.Fields() {
 				uses[f] = true
+			}
+		}
+		if u.HasLabels() && uses[u.Label.Field] && e.Entity != "" && len(u.Label.Fields) > 0 {
+			why := fmt.Sprintf("%s counts labels by it, and a label must tell whose it is, or join its event", a.Name)
+			if u.Label.Join == nil {
+				d.carries(u, s, e.Entity, why)
+			} else if i := s.Index(e.Entity); i >= len(u.Event.Fields) {
+				d.faultAt(path+".entity", "%s is a feature, which a join doesn't know: %s counts labels by it", e.Entity, a.Name)
 			}
 		}
 		if l := u.Label; l != nil && uses[l.Field] && e.Delay < l.Delay {

@@ -10,6 +10,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/feature"
 	"github.com/millrace-ml/millrace/transforms/format"
+	"github.com/millrace-ml/millrace/transforms/label"
 )
 
 // decodeParams is Decode before the features are known.
@@ -60,6 +61,58 @@ func (u *UseCase) featureParams(fields []event.Field, entries []feature.Feature)
 	p := feature.Params{Features: entries, Fields: fields, ID: u.IDColumn(), Time: u.Event.Time}
 	if u.Label != nil {
 		p.Label, p.LabelDelay = u.Label.Field, u.Label.Delay
+	}
+	if u.HasLabels() {
+		p.Labels = &feature.Labels{Time: u.Label.Time, ID: u.Label.ID}
+		if s, err := u.labelParams().Schema(); err == nil {
+			p.Labels.Fields = s.Fields
+		}
+		if j := u.LabelJoin(); j != nil {
+			if s, err := j.Output(); err == nil {
+				p.Labels.Fields = s.Fields
+			}
+		}
+	}
+	return p
+}
+
+// LabelJoin is how labels find their events; nil: they carry what they need.
+func (u *UseCase) LabelJoin() *label.Params {
+	if !u.HasLabels() || u.Label.Join == nil {
+		return nil
+	}
+	p := &label.Params{ID: u.IDColumn(), Time: u.Event.Time, Known: u.Label.Time, Horizon: u.Label.Join.Horizon}
+	if s, err := u.Schema(); err == nil {
+		p.Fields = s.Fields
+		for _, e := range u.Entries {
+			if e.Entity != "" && s.Index(e.Entity) >= 0 && !slices.Contains(p.Keys, e.Entity) {
+				p.Keys = append(p.Keys, e.Entity)
+			}
+		}
+	}
+	if s, err := u.labelParams().Schema(); err == nil {
+		p.Labels = s.Fields
+	}
+	return p
+}
+
+// HasLabels tells whether labels come as events of their own.
+func (u *UseCase) HasLabels() bool { return u.Label != nil && len(u.Label.Source) > 0 }
+
+// Labels is how labels are read that come as events of their own: by the id of the event that they are of, at
+// the time from which they are known.
+func (u *UseCase) Labels() decode.Params {
+	p := u.labelParams()
+	p.Fingerprint = u.Features().Fingerprint()
+	return p
+}
+
+// labelParams is Labels before the features are known.
+func (u *UseCase) labelParams() decode.Params {
+	l := u.Label
+	p := decode.Params{Fields: slices.Clone(l.Fields), ID: slices.Clone(u.Event.ID), Time: l.Time, MaxEvent: u.Event.MaxEvent, UseCase: u.Name}
+	if len(l.Source) > 0 {
+		p.Format = l.Source[0].Format
 	}
 	return p
 }

@@ -59,6 +59,10 @@ func (u *UseCase) Explain() []string {
 	if len(kept) == 0 {
 		lines = append(lines, "  none: no feature has an entity")
 	}
+	if u.HasLabels() && u.Label.Join != nil {
+		j := u.Label.Join
+		lines = append(lines, "", fmt.Sprintf("The join of labels keeps %s of ids, times and entities: %.2f GiB at %g events/s and about 48 bytes each", FormatDuration(j.Horizon), j.Bytes()/(1<<30), j.Rate))
+	}
 	lines = append(lines, "", "Features, in order:")
 	for i, n := range u.Features().Names() {
 		lines = append(lines, fmt.Sprintf("  %3d %s", i, n))

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -24,7 +25,7 @@ func grammar(u *UseCase) value {
 			doc: "Names the use case in outputs, bundles and metrics."},
 		{name: "event", value: eventObject(&u.Event), required: true,
 			doc: "What an event is."},
-		{name: "source", value: sources(u), example: "kafka://broker:9092/transactions?group=fraud",
+		{name: "source", value: sources(&u.Source), example: "kafka://broker:9092/transactions?group=fraud",
 			doc: "Where events are read. `--source` overrides it."},
 		{name: "stream", value: streamObject(&u.Stream),
 			doc: "How a source without an end is read. A run that reads to the end has no use for it."},
@@ -172,18 +173,18 @@ func fieldValue(name string, f *decode.Field) value {
 	}}}
 }
 
-func sources(u *UseCase) value {
+func sources(all *[]Source) value {
 	one := func(s *Source) value {
 		return forms{scalar: url(&s.URL), mapping: object{name: "Source", doc: "An input. A URL or path alone is short for `{url: ...}`.", keys: []key{
 			{name: "url", value: url(&s.URL), required: true, example: "data/*.csv.gz", doc: "What is read: a path, a pattern, or a URL."},
 			{name: "format", value: enum(&s.Format, "json", "csv", "parquet"), def: "by the ending, else json", doc: "How events are written."},
 		}}}
 	}
-	first := func() *Source { u.Source = make([]Source, 1); return &u.Source[0] }
+	first := func() *Source { *all = make([]Source, 1); return &(*all)[0] }
 	return forms{
 		scalar:   lazy{func() value { return one(first()).(forms).scalar }},
 		mapping:  lazy{func() value { return one(first()).(forms).mapping }},
-		sequence: list[Source]{dst: &u.Source, elem: one, least: 1},
+		sequence: list[Source]{dst: all, elem: one, least: 1},
 	}
 }
 
@@ -194,11 +195,30 @@ func (l lazy) decode(d *decoder, n *yaml.Node, path string) { l.make().decode(d,
 func (l lazy) describe() description                        { return l.make().describe() }
 
 func labelObject(l *Label) value {
-	return object{name: "Label", doc: "What is learned, and when it is known.", keys: []key{
+	return object{name: "Label", doc: "What is learned, and when it is known. Either the event holds its label, which is known some time later, `{expr: TX_FRAUD, delay: 7d}`; or labels come as events of their own, from `source`, and each says when it became known. Such a label carries the id and the time of the event that it is of, and the entities whose aggregates use the label, under the names that they have in events.", keys: []key{
 		{name: "expr", value: name(&l.Field), required: true, example: "TX_FRAUD",
 			doc: "The field that holds the label: a bool, or a number for regression."},
 		{name: "delay", value: duration(&l.Delay, 0), def: "0", example: "7d",
-			doc: "How long after the event its label is known. No feature sees a label before."},
+			doc: "How long after the event its label is known. No feature sees a label before. Not with `source`."},
+		{name: "source", value: sources(&l.Source), example: "kafka://broker:9092/chargebacks?group=fraud",
+			doc: "Where labels are read that come as events of their own."},
+		{name: "time", value: name(&l.Time), example: "REPORTED_AT",
+			doc: "The field of a label that says when it became known. No feature sees it before."},
+		{name: "id", value: name(&l.ID), def: "the event's id", example: "CHARGEBACK_ID",
+			doc: "The field of a label that identifies it. Of an event's labels the last by time, then id, holds, so that a later one corrects; a null label takes back those before it."},
+		{name: "fields", value: dict[decode.Field]{dst: &l.Fields, elem: fieldValue, least: 1}, example: "{TRANSACTION_ID: id, TX_DATETIME: timestamp, TERMINAL_ID: id, REPORTED_AT: timestamp, TX_FRAUD: bool}",
+			doc: "The fields of a label, by name."},
+		{name: "join", value: optional[Join]{&l.Join, joinObject}, example: "{horizon: 14d, rate: 20}",
+			doc: "Finds a label's event by its id, where labels don't carry its time and entities. It costs memory and state for every event; labels that carry them need no join."},
+	}}
+}
+
+func joinObject(j *Join) value {
+	return object{name: "Join", doc: "How labels find their events by id: events leave their time and entities for as long as labels may come. A label that becomes known later than the horizon after its event, or whose event does not come, is a dead letter of class `label_orphan`.", keys: []key{
+		{name: "horizon", value: duration(&j.Horizon, time.Second), required: true, example: "14d",
+			doc: "How long after its event a label may become known."},
+		{name: "rate", value: number(func(v float64) { j.Rate = v }, "a number above 0", 0, math.MaxFloat64, true), required: true, example: "20",
+			doc: "Events a second, on average. What is kept is about rate x horizon x 48 bytes; more than 2 GiB is refused."},
 	}}
 }
 

@@ -432,3 +432,80 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// labels is small with labels that come as events of their own.
+var labels = strings.NewReplacer("    BAD: {type: bool, optional: true}\n", "", "label: {expr: BAD, delay: 7d}\n", `label:
+  source: [labels.jsonl, more.jsonl]
+  expr: BAD
+  time: SAID
+  id: CASE
+  fields: {ID: id, AT: timestamp, WHO: id, SAID: timestamp, CASE: id, BAD: bool}
+`, "      n: count()\n", "      n: count()\n      bad: {of: mean(BAD), empty: 0}\n      lost: {of: sum(AMOUNT), where: BAD}\n").Replace(small)
+
+func TestLabels(t *testing.T) {
+	u, err := Parse("x.yaml", []byte(labels), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, d := u.Features(), u.Labels()
+	if err := p.Validate(); err != nil || !u.HasLabels() || p.Labels == nil || p.Labels.Time != "SAID" || p.Labels.ID != "CASE" || !slices.Equal(p.Uses(), []string{"WHO"}) {
+		t.Errorf("features %+v: %v", p.Labels, err)
+	}
+	if d.Time != "SAID" || !slices.Equal(d.ID, []string{"ID"}) || len(u.Label.Source) != 2 {
+		t.Errorf("labels are read as %+v", d)
+	}
+	for name, c := range map[string]struct{ text, path, want string }{
+		"no entity":          {strings.Replace(labels, "WHO: id, SAID", "SAID", 1), "label.fields.WHO", "bad counts labels by it, and a label must tell whose it is"},
+		"no event's time":    {strings.Replace(labels, "AT: timestamp, WHO", "WHO", 1), "label.fields.AT", "is missing: a label needs the time of its event, or a join"},
+		"no event's id":      {strings.Replace(labels, "{ID: id, AT", "{AT", 1), "label.fields.ID", "is missing: a label needs the id of its event"},
+		"no time":            {strings.Replace(labels, "  time: SAID\n", "", 1), "label.time", "is missing"},
+		"no such time":       {strings.Replace(labels, "time: SAID", "time: SAD", 1), "label.time", "did you mean SAID?"},
+		"a delay":            {strings.Replace(labels, "  time: SAID\n", "  time: SAID\n  delay: 7d\n", 1), "label.delay", "means nothing with source"},
+		"a field of both":    {strings.Replace(labels, "    WHO: id\n", "    WHO: id\n    BAD: bool\n", 1), "label.expr", "is a field of the event too"},
+		"the event's time":   {strings.Replace(labels, "time: SAID", "time: AT", 1), "label.time", "is the time of the event that a label is of"},
+		"another type":       {strings.Replace(labels, "AT: timestamp, WHO: id", "AT: timestamp, WHO: string", 1), "label.fields.WHO", "is of type string, and of type id in events"},
+		"label and event":    {strings.Replace(labels, "where: BAD}", "where: BAD && AMOUNT > 1}", 1), "features[1]", "joins the label BAD with fields of the event"},
+		"the event's own":    {strings.Replace(labels, "expr: AMOUNT}", "expr: BAD}", 1), "features[0].expr", "which is not known when the event is scored"},
+		"without a source":   {strings.Replace(labels, "  source: [labels.jsonl, more.jsonl]\n", "", 1), "label.fields", "means nothing without source"},
+		"a large join":       {strings.Replace(labels, "  id: CASE\n", "  id: CASE\n  join: {horizon: 14d, rate: 100}\n", 1), "label.join", "would keep 5.4 GiB: 100 events/s for 14d"},
+		"a join of nothing":  {strings.Replace(small, "delay: 7d}", "join: {horizon: 14d, rate: 100}}", 1), "label.join", "means nothing without source"},
+		"two formats":        {strings.Replace(labels, "more.jsonl]", "{url: more, format: csv}]", 1), "label.source[1]", "all sources have one format"},
+		"a key misspelt":     {strings.Replace(labels, "  time: SAID", "  times: SAID", 1), "label.times", "unknown key"},
+		"a faulty field":     {strings.Replace(labels, "CASE: id, BAD: bool", "CASE: id, BAD: {type: bool, min: 0}", 1), "label.fields.BAD.min", "means nothing for a bool"},
+		"an optional id":     {strings.Replace(labels, "{ID: id, AT", "{ID: {type: id, optional: true}, AT", 1), "label.fields", "optional"},
+		"several at once, 1": {strings.Replace(strings.Replace(labels, "WHO: id, SAID", "SAID", 1), "  id: CASE", "  id: CAES", 1), "label.id", "did you mean CASE?"},
+		"several at once, 2": {strings.Replace(strings.Replace(labels, "WHO: id, SAID", "SAID", 1), "  id: CASE", "  id: CAES", 1), "label.fields.WHO", "a label must tell whose it is"},
+	} {
+		if c.text == labels {
+			t.Fatalf("%s: nothing was changed", name)
+		}
+		all := faults(t, c.text)
+		if !slices.ContainsFunc(all, func(f Fault) bool { return f.Path == c.path && strings.Contains(f.Message, c.want) }) {
+			t.Errorf("%s: %v, want %s: %s", name, all, c.path, c.want)
+		}
+	}
+}
+
+// TestLabelJoin: with a join labels need neither the time nor the entities of their events.
+func TestLabelJoin(t *testing.T) {
+	text := strings.Replace(labels, "{ID: id, AT: timestamp, WHO: id, SAID", "{ID: id, SAID", 1)
+	text = strings.Replace(text, "  id: CASE\n", "  id: CASE\n  join: {horizon: 14d, rate: 20}\n", 1)
+	u, err := Parse("x.yaml", []byte(text), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := u.LabelJoin()
+	if j == nil || j.Horizon != 14*24*time.Hour || !slices.Equal(j.Keys, []string{"WHO"}) || j.Validate() != nil {
+		t.Fatalf("%+v: %v", j, j.Validate())
+	}
+	out, err := j.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := u.Features(); p.Validate() != nil || !slices.Equal(p.Labels.Fields, out.Fields) {
+		t.Errorf("features want %v of labels, and the join gives %v: %v", p.Labels.Fields, out, p.Validate())
+	}
+	if lines := strings.Join(u.Explain(), "\n"); !strings.Contains(lines, "keeps 14d of ids, times and entities: 1.08 GiB at 20 events/s") {
+		t.Error(lines)
+	}
+}

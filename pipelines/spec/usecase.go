@@ -94,7 +94,27 @@ type Label struct {
 	Field string
 	// Delay is the time from an event to the knowledge of its label.
 	Delay time.Duration
+	// Source lists where labels are read that come as events of their own; empty: events hold them.
+	Source []Source
+	// Time is the field of a label that says when it became known, ID the one that identifies it; empty:
+	// its event's id does.
+	Time, ID string
+	// Fields are those of a label.
+	Fields []decode.Field
+	// Join finds a label's event by its id; nil: labels carry what they need.
+	Join *Join
 }
+
+// Join says how labels find their events.
+type Join struct {
+	// Horizon is how long after its event a label may become known.
+	Horizon time.Duration
+	// Rate is how many events a second there are, by which the state is estimated.
+	Rate float64
+}
+
+// Bytes is about what a join keeps: each event's id, time and entities.
+func (j Join) Bytes() float64 { return j.Rate * j.Horizon.Seconds() * 48 }
 
 // Model is a model that scores every event.
 type Model struct {

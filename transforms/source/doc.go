@@ -17,9 +17,17 @@
 // A source that keeps no positions, as Pub/Sub, is told what has landed, in the same process: sinks have
 // it, or letters of it are written. Such followers stay open until that is told of all that they gave.
 //
+// # Labels
+//
+// With [Params.Labels] labels are read beside the events, and come out apart. Their event time is that from
+// which they are known. In a stream they are partitions like others: they hold the watermark, are paused
+// when they are ahead, and come too late or not by the same rule; a topic of labels that is silent holds
+// nobody for longer than [Stream.Idle]. Reading never waits for labels while events come.
+// A source that is told what has landed gives no labels.
+//
 // # Dead letters
 //
-// [Letters] reads envelopes to an end; [Follow] reads them beside the events of a stream. Logs of letters
+// [Letters] reads envelopes to an end; [ReadAll] reads them beside the events of a stream. Logs of letters
 // are partitions of the same restriction, since Prism mixes up the watermarks of several: they never hold or
 // move the watermark, and a stream whose events have ended ends once their letters are read.
 //
@@ -31,6 +39,7 @@
 // # Metrics
 //
 //   - source/read: events emitted
+//   - source/labels: labels emitted, in streams
 //   - source/bad: records that became dead letters
 //   - source/blank: blank lines skipped
 //

@@ -26,7 +26,10 @@ func init() {
 	register.Emitter2[beam.EventTime, deadletter.Letter]()
 }
 
-var lateEvents = beam.NewCounter("source", "late")
+var (
+	lateEvents = beam.NewCounter("source", "late")
+	readLabels = beam.NewCounter("source", "labels")
+)
 
 const (
 	// A call ends with so many rows or bytes, however long it might linger.
@@ -34,6 +37,8 @@ const (
 	callBytes = 1 << 20
 	// firstWait is for how long a call waits for the first record, and for credit.
 	firstWait = 100 * time.Millisecond
+	// labelWait is for how long a call waits for labels: events shall not wait for those that are rare.
+	labelWait = time.Millisecond
 	// maxCall bounds the bytes of a poll where reading has to catch up.
 	maxCall = 8 << 20
 )
@@ -43,13 +48,17 @@ const (
 type followFn struct {
 	Decode decode.Params
 	Stream Stream
+	// Labels is how labels are read; without fields there are none.
+	Labels decode.Params
 
-	decoder *decode.Decoder
+	decoder, labels *decode.Decoder
 }
 
-// Setup makes the decoder.
+// Setup makes the decoders.
 func (f *followFn) Setup() (err error) {
-	f.decoder, err = decode.New(f.Decode)
+	if f.decoder, err = decode.New(f.Decode); err == nil && len(f.Labels.Fields) > 0 {
+		f.labels, err = decode.New(f.Labels)
+	}
 	return err
 }
 
@@ -107,7 +116,7 @@ func instant(micros int64) time.Time {
 }
 
 // ProcessElement reads on for a moment.
-func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEstimator, rt *sdf.LockRTracker, g group, emit func(beam.EventTime, event.Batch), reject, replay func(beam.EventTime, deadletter.Letter)) (sdf.ProcessContinuation, error) {
+func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEstimator, rt *sdf.LockRTracker, g group, emit, label func(beam.EventTime, event.Batch), reject, replay func(beam.EventTime, deadletter.Letter)) (sdf.ProcessContinuation, error) {
 	p := rt.GetRestriction().(progress)
 	if p.Done {
 		return sdf.StopProcessing(), nil
@@ -149,6 +158,10 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 	for _, b := range got.batches {
 		emit(mtime.Normalize(mtime.FromMilliseconds(b.MinTime())), b)
 	}
+	for _, b := range got.labels {
+		label(mtime.Normalize(mtime.FromMilliseconds(b.MinTime())), b)
+		readLabels.Inc(ctx, int64(b.N))
+	}
 	// A letter has the time up to which was read: with that of the first element of all, the beginning of
 	// time, windows downstream would take it for too late.
 	now := mtime.FromMilliseconds(0)
@@ -180,6 +193,7 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 // taken is what a poll gave.
 type taken struct {
 	batches []event.Batch
+	labels  []event.Batch
 	letters []deadletter.Letter
 	// replayed are letters that were read.
 	replayed []deadletter.Letter
@@ -190,7 +204,9 @@ type taken struct {
 	blank    int64
 }
 
-func (t *taken) nothing() bool { return len(t.batches)+len(t.letters)+len(t.replayed) == 0 }
+func (t *taken) nothing() bool {
+	return len(t.batches)+len(t.labels)+len(t.letters)+len(t.replayed) == 0
+}
 
 // poll reads what there is, moves p on, and sets the late rows apart.
 func (r *reading) poll(ctx context.Context, f *followFn, p *progress, wait time.Duration, limit int, got *taken) error {
@@ -203,7 +219,11 @@ func (r *reading) poll(ctx context.Context, f *followFn, p *progress, wait time.
 		if follower == nil {
 			continue
 		}
-		chunks, err := follower.Poll(ctx, wait/time.Duration(len(r.followers)), limit)
+		wait := wait / time.Duration(len(r.followers))
+		if r.group.labels(a) {
+			wait = min(wait, labelWait)
+		}
+		chunks, err := follower.Poll(ctx, wait, limit)
 		if err != nil {
 			return r.fault(a, err)
 		}
@@ -248,6 +268,10 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 	if r.group.replays(address) {
 		return r.letters(address, c, got)
 	}
+	params, decoder, isLabel := f.Decode, f.decoder, r.group.labels(address)
+	if isLabel {
+		params, decoder = f.Labels, f.labels
+	}
 	keep := func(b event.Batch) error {
 		if acknowledges {
 			keys = inflight.IDs(keys, &b)
@@ -264,14 +288,18 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 			got.letters = append(got.letters, l)
 		}
 		got.late += late.N
-		if b.N > 0 {
+		switch {
+		case b.N == 0:
+		case isLabel:
+			got.labels = append(got.labels, b)
+		default:
 			got.rows += b.N
 			got.batches = append(got.batches, b)
 		}
 		return nil
 	}
 	if c.Batch.N > 0 {
-		b, err := fit(f.Decode, f.decoder.Schema(), c.Batch)
+		b, err := fit(params, decoder.Schema(), c.Batch)
 		if err != nil {
 			return r.fault(address, err)
 		}
@@ -280,12 +308,12 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 	}
 	var stats decode.Stats
 	if t := c.Table; t.File != nil {
-		stats, err = f.decoder.ReadParquet(t.File, t.Size, decode.Source{Name: name, Offset: t.From, End: t.To}, keep, bury)
+		stats, err = decoder.ReadParquet(t.File, t.Size, decode.Source{Name: name, Offset: t.From, End: t.To}, keep, bury)
 		if errors.Is(err, decode.ErrFile) { // the others are fine
 			err = bury(f.unreadable(name, err))
 		}
 	} else {
-		stats, err = f.decoder.Records(name, c.Records, keep, bury)
+		stats, err = decoder.Records(name, c.Records, keep, bury)
 	}
 	got.blank += stats.Blank
 	got.bytes += int(stats.Bytes)

@@ -126,13 +126,14 @@ func TestFollowLetters(t *testing.T) {
 	setLog("testlog://envelopes", envelopes(t, 20))
 	seen, marks, letters = nil, nil, nil
 	p, scope := beam.NewPipelineWithRoot()
-	events, bad, replayed := source.Follow(scope, source.Params{
+	in := source.ReadAll(scope, source.Params{
 		URLs: []string{"testlog://beside"}, Replay: []string{"testlog://envelopes"}, Stream: &source.Stream{Run: t.Name(), Lateness: 100 * time.Second},
 		Decode: decode.Params{
 			Fields: []decode.Field{{Name: "id", Kind: event.ID}, {Name: "time", Kind: event.Timestamp, TimeFormat: "unix_s"}},
 			ID:     []string{"id"}, Time: "time",
 		},
 	})
+	events, bad, replayed := in.Events, in.Bad, in.Letters
 	beam.ParDo(scope, &collectFn{}, beam.Reshuffle(scope, events))
 	beam.ParDo(scope, &letterFn{}, beam.Reshuffle(scope, beam.Flatten(scope, bad, replayed)))
 	if _, err := beam.Run(t.Context(), "prism", p); err != nil {

@@ -14,11 +14,13 @@ func init() {
 	beam.RegisterCoder(reflect.TypeOf((*progress)(nil)).Elem(), encodeProgress, decodeProgress)
 }
 
-// group is a share of the partitions of some addresses. The last of them, Replay, hold dead letters.
+// group is a share of the partitions of some addresses. The last of them, Replay, hold dead letters, those
+// before them, Labels, hold labels.
 type group struct {
 	Addresses     []string
 	Replay        int
 	Group, Groups int
+	Labels        int
 }
 
 func encodeGroup(g group) []byte { b, _ := json.Marshal(g); return b }
@@ -27,6 +29,11 @@ func decodeGroup(b []byte) (g group, err error) { return g, json.Unmarshal(b, &g
 
 // replays tells whether an address holds dead letters.
 func (g group) replays(address int) bool { return address >= len(g.Addresses)-g.Replay }
+
+// labels tells whether an address holds labels.
+func (g group) labels(address int) bool {
+	return !g.replays(address) && address >= len(g.Addresses)-g.Replay-g.Labels
+}
 
 // progress is the restriction of a stream: where each partition stands. It is kept by the runner as JSON
 // in this form, version 1; fields are only ever added.

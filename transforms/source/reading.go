@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"slices"
@@ -146,6 +147,9 @@ func (r *reading) open(ctx context.Context, address int, p progress) error {
 		return r.fault(address, err)
 	}
 	r.followers[address] = acknowledging(r.followers[address], r.era)
+	if _, ok := r.followers[address].(*acker); ok && r.group.labels(address) {
+		return r.fault(address, errors.New("labels need a source that keeps positions, such as Kafka: a label comes to no sink, so that nothing says when it has landed"))
+	}
 	r.paused[address] = nil
 	return nil
 }

@@ -3,6 +3,7 @@ package source
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,6 +92,15 @@ type Params struct {
 	Stream *Stream
 	// Replay are logs of dead letters to be read beside those of events, in streams; see Follow.
 	Replay []string
+	// Labels are read beside the events; without URLs there are none.
+	Labels Labels
+}
+
+// Labels says where labels that come as events of their own are read, and how. Their event time is that at
+// which they became known, and it counts for the watermark of a stream as those of events do.
+type Labels struct {
+	URLs   []string
+	Decode decode.Params
 }
 
 const defaultSplit = 16 << 20
@@ -118,14 +128,25 @@ func (p Params) Validate() error {
 	} else if len(p.Replay) > 0 {
 		errs = append(errs, errors.New("source: only streams replay what comes"))
 	}
-	return errors.Join(append(errs, d.Validate())...)
+	errs = append(errs, d.Validate())
+	if len(p.Labels.URLs) > 0 {
+		l := p.Labels.Decode
+		l.Format = cmp.Or(l.Format, "json")
+		if err := l.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("source: labels: %w", err))
+		}
+		if l.Time == "" {
+			errs = append(errs, errors.New("source: labels need the field of the time from which they are known"))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Check validates, and finds out whether each address names something that can be read. Call it
 // before a job is submitted.
 func Check(ctx context.Context, p Params) error {
 	errs := []error{p.Validate()}
-	for _, address := range slices.Concat(p.URLs, p.Replay) {
+	for _, address := range slices.Concat(p.URLs, p.Labels.URLs, p.Replay) {
 		if address != "" {
 			find := list
 			if p.Stream != nil {
@@ -183,41 +204,60 @@ func Read(s beam.Scope, p Params) (events, bad beam.PCollection) {
 	return events, bad
 }
 
-// Follow is Read for streams with dead letters beside the events: a PCollection<deadletter.Letter> of what
-// p.Replay gives. Those logs never hold the watermark. It panics on bad params.
-func Follow(s beam.Scope, p Params) (events, bad, letters beam.PCollection) {
-	err := p.Validate()
-	if err == nil && p.Stream == nil {
-		err = errors.New("source: following needs the params of a stream")
-	}
+// Streams are what a source can give besides events: PCollections of event.Batch and deadletter.Letter.
+type Streams struct {
+	Events, Bad beam.PCollection
+	// Labels are those of p.Labels; not valid if there are none.
+	Labels beam.PCollection
+	// Letters are the dead letters of p.Replay, in streams. Their logs never hold the watermark.
+	Letters beam.PCollection
+}
+
+// ReadAll is Read for all that p names. It panics on bad params.
+func ReadAll(s beam.Scope, p Params) Streams {
+	out, err := streams(s, p)
 	if err != nil {
 		panic(err)
 	}
-	return follow(s.Scope("source.Follow"), p)
+	return out
 }
 
 // TryRead is Read with an error for bad params.
 func TryRead(s beam.Scope, p Params) (events, bad beam.PCollection, err error) {
+	out, err := streams(s, p)
+	return out.Events, out.Bad, err
+}
+
+func streams(s beam.Scope, p Params) (out Streams, err error) {
 	if err := p.Validate(); err != nil {
-		return events, bad, err
+		return out, err
 	}
-	s = s.Scope("source.Read")
+	if len(p.Replay) > 0 { // streams keep their state under the names that they have had
+		s = s.Scope("source.Follow")
+	} else {
+		s = s.Scope("source.Read")
+	}
 	if p.Stream != nil {
-		events, bad, _ = follow(s, p)
-		return events, bad, nil
+		return follow(s, p), nil
 	}
-	for _, address := range p.URLs {
+	for _, address := range slices.Concat(p.URLs, p.Labels.URLs) {
 		if Endless(address) {
-			return events, bad, fmt.Errorf("source: %s has no end: read it as a stream", connect.Redact(address))
+			return out, fmt.Errorf("source: %s has no end: read it as a stream", connect.Redact(address))
 		}
 	}
-	parts := beam.ParDo(s, &listFn{Format: p.Decode.Format}, beam.CreateList(s, p.URLs))
-	split := p.Split
-	if split == 0 {
-		split = defaultSplit
+	out.Events, out.Bad = read(s, p.URLs, p.Decode, p.Split)
+	if len(p.Labels.URLs) > 0 {
+		s := s.Scope("labels")
+		var bad beam.PCollection
+		out.Labels, bad = read(s, p.Labels.URLs, p.Labels.Decode, p.Split)
+		out.Bad = beam.Flatten(s, out.Bad, bad)
 	}
-	events, bad = beam.ParDo2(s, &readFn{Decode: p.Decode, Split: split}, beam.Reshuffle(s, parts))
-	return events, bad, nil
+	return out, nil
+}
+
+func read(s beam.Scope, urls []string, d decode.Params, split int64) (events, bad beam.PCollection) {
+	parts := beam.ParDo(s, &listFn{Format: d.Format}, beam.CreateList(s, urls))
+	return beam.ParDo2(s, &readFn{Decode: d, Split: cmp.Or(split, defaultSplit)}, beam.Reshuffle(s, parts))
 }
 
 func list(ctx context.Context, address string) ([]driver.Partition, error) {

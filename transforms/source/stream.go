@@ -82,10 +82,13 @@ func (s Stream) validate(p Params) error {
 	if p.Decode.Format != "" && p.Decode.Format != "json" {
 		errs = append(errs, fmt.Errorf("source: the records of a stream are json, not %s", p.Decode.Format))
 	}
+	if f := p.Labels.Decode.Format; f != "" && f != "json" {
+		errs = append(errs, fmt.Errorf("source: the labels of a stream are json, not %s", f))
+	}
 	if p.Decode.Time == "" {
 		errs = append(errs, errors.New("source: a stream needs an event time: name the field"))
 	}
-	for _, address := range slices.Concat(p.URLs, p.Replay) {
+	for _, address := range slices.Concat(p.URLs, p.Labels.URLs, p.Replay) {
 		if d, err := driverOf(address); err == nil {
 			if _, ok := d.(driver.Log); !ok {
 				errs = append(errs, fmt.Errorf("source: %s can't be read as a stream", connect.Redact(address)))
@@ -97,13 +100,15 @@ func (s Stream) validate(p Params) error {
 
 // follow is Read for streams: one element for each group of partitions, over all addresses, since each
 // element has a watermark of its own.
-func follow(s beam.Scope, p Params) (events, bad, letters beam.PCollection) {
+func follow(s beam.Scope, p Params) Streams {
 	st := p.Stream.withDefaults()
-	decode := p.Decode
-	decode.Format = "json"
+	decode, labels := p.Decode, p.Labels.Decode
+	decode.Format, labels.Format = "json", "json"
 	groups := make([]group, st.Groups)
 	for i := range groups {
-		groups[i] = group{Addresses: slices.Concat(p.URLs, p.Replay), Replay: len(p.Replay), Group: i, Groups: st.Groups}
+		groups[i] = group{Addresses: slices.Concat(p.URLs, p.Labels.URLs, p.Replay), Labels: len(p.Labels.URLs), Replay: len(p.Replay), Group: i, Groups: st.Groups}
 	}
-	return beam.ParDo3(s, &followFn{Decode: decode, Stream: st}, beam.Reshuffle(s, beam.CreateList(s, groups)))
+	var out Streams
+	out.Events, out.Labels, out.Bad, out.Letters = beam.ParDo4(s, &followFn{Decode: decode, Stream: st, Labels: labels}, beam.Reshuffle(s, beam.CreateList(s, groups)))
+	return out
 }

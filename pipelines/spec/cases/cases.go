@@ -13,6 +13,7 @@ import (
 	"github.com/millrace-ml/millrace/pipelines/scoring"
 	"github.com/millrace-ml/millrace/pipelines/spec"
 	"github.com/millrace-ml/millrace/transforms/predict"
+	"github.com/millrace-ml/millrace/transforms/source"
 
 	_ "github.com/millrace-ml/millrace/transforms/connect/file" // a case's events are read from a file
 )
@@ -89,6 +90,7 @@ func plan(ctx context.Context, u *spec.UseCase, c *spec.Case, registry, file str
 		return p, err
 	}
 	p.Source.Decode.Format = "json"
+	p.Source.Labels = source.Labels{} // a case has events alone
 	p.Features.Keep = nil
 	if len(c.Scores) > 0 {
 		m := predict.Model{Name: u.Models[0].Name, Scorer: given(u.IDColumn(), c.Scores)}
