@@ -49,6 +49,7 @@ type side struct {
 	marks    float64
 	slots    int
 	points   int      // completed checkpoints
+	ended    int      // those before the job was cancelled
 	asked    []string // requests that change something
 }
 
@@ -165,7 +166,7 @@ func (s *side) serveREST(w http.ResponseWriter, r *http.Request) {
 		}
 		answer(m{"jobs": jobs})
 	case path == "/jobs/new" && r.Method == http.MethodPatch:
-		s.state = "CANCELED"
+		s.state, s.ended = "CANCELED", s.points
 	case path == "/jobs/new/stop":
 		s.state = "FINISHED"
 		answer(m{"request-id": "q"})
@@ -373,8 +374,8 @@ func TestDrained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.points < 3 || s.state != "CANCELED" {
-		t.Errorf("%s after %d checkpoints, want it cancelled after 3", s.state, s.points)
+	if s.ended != 3 || s.state != "CANCELED" {
+		t.Errorf("%s after %d checkpoints, want it cancelled after 3", s.state, s.ended)
 	}
 }
 
