@@ -32,6 +32,7 @@ const child = "MILLRACE_PUBSUB_TEST_JOB"
 func TestMain(m *testing.M) {
 	*jobopts.Experiments = "prism_disable_sdf_split"
 	beam.Init()
+	lease = 10 * time.Second
 	if text := os.Getenv(child); text != "" {
 		var j job
 		err := json.Unmarshal([]byte(text), &j)
@@ -252,7 +253,8 @@ func testLetters(t *testing.T, b bench) {
 	}
 }
 
-// testKilled: a process is killed while it works; the next one gets what the first had not acknowledged.
+// testKilled: a process is killed while it works; the next one gets what the first had not acknowledged. The
+// emulator takes the dead process for alive, and with each lease that ends gives it half of what is left.
 func testKilled(t *testing.T, b bench) {
 	const n = 20_000
 	if testing.Short() {
