@@ -284,10 +284,13 @@ func (s *Shard) Insert(in *Input, create bool) {
 // Copy appends the entities from a cursor on, about budget bytes of them, and returns the next one.
 // The cursor is an entity's slot, and a number of its rows from the first one ever on.
 func (s *Shard) Copy(dst []byte, slot, row int64, budget int) (out []byte, nextSlot, nextRow int64, done bool) {
-	in := Input{IDs: &event.Column{}, Entity: &event.Column{}, Operands: make([]Values, len(s.p.cfg.Operands))}
+	in := s.columns()
 	var bases []int32
 	size, budget := 0, max(budget, 1)
-	for ; slot < int64(s.table.slots) && size < budget; slot, row = slot+1, 0 {
+	for first := slot; slot < int64(s.table.slots) && size < budget; slot, row = slot+1, 0 {
+		if (slot-first)%group == 0 {
+			s.touch(int32(slot), int32(min(slot+group, int64(s.table.slots))))
+		}
 		if s.table.record(int32(slot)).held == 0 {
 			continue
 		}
@@ -298,7 +301,7 @@ func (s *Shard) Copy(dst []byte, slot, row int64, budget int) (out []byte, nextS
 		}
 		r, n := int(max(1, row-e.dropped)), int(e.held)-1
 		for ; r <= n && size < budget; r++ {
-			size += s.copyRow(&in, &e, s.table.key(int32(slot)), r)
+			size += s.copyRow(in, &e, s.table.key(int32(slot)), r)
 		}
 		if size += perEntity; r <= n {
 			row = e.dropped + int64(r)
@@ -309,7 +312,7 @@ func (s *Shard) Copy(dst []byte, slot, row int64, budget int) (out []byte, nextS
 	for i := range int32(in.N) {
 		s.keep = append(s.keep, i)
 	}
-	dst = s.p.appendRows(dst, &in, s.keep)
+	dst = s.p.appendRows(dst, in, s.keep)
 	var keys Keys
 	for _, at := range bases {
 		keys = append(keys, s.table.key(at))
@@ -319,7 +322,44 @@ func (s *Shard) Copy(dst []byte, slot, row int64, budget int) (out []byte, nextS
 		e := s.view(at)
 		dst = s.appendBase(dst, &e)
 	}
-	return append(dst, 0), slot, row, slot == int64(s.table.slots)
+	if done = slot == int64(s.table.slots); done {
+		s.copied = nil
+	}
+	return append(dst, 0), slot, row, done
+}
+
+// columns are for the rows of a copy. They stay from one part of it to the next.
+func (s *Shard) columns() *Input {
+	empty := func(c *event.Column) {
+		if c.Ends != nil {
+			*c = event.Column{}
+		}
+		c.Ints = c.Ints[:0]
+	}
+	in := s.copied
+	if in == nil {
+		in = &Input{IDs: &event.Column{}, Entity: &event.Column{}, Operands: make([]Values, len(s.p.cfg.Operands))}
+		s.copied = in
+	}
+	in.N, in.Times = 0, in.Times[:0]
+	empty(in.IDs)
+	empty(in.Entity)
+	for k := range in.Operands {
+		v := &in.Operands[k]
+		*v = Values{Ints: v.Ints[:0], Floats: v.Floats[:0], Hashes: v.Hashes[:0], Miss: v.Miss[:0]}
+	}
+	return in
+}
+
+// touch reads of the rows of entities, for memory to answer for many at a time; see seek.
+func (s *Shard) touch(from, to int32) {
+	for at := from; at < to; at++ {
+		if r := s.table.record(at); r.held > 0 {
+			a := &s.arenas[r.wide]
+			words := a.at(r.block)
+			s.touched += words[0] + words[int(r.held)*a.stride-1]
+		}
+	}
 }
 
 // copyRow appends a row to in and tells about how many bytes it will take.

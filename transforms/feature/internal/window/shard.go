@@ -55,6 +55,7 @@ type Shard struct {
 	strings [][]byte
 	scratch aggregate.Scratch
 	keep    []int32
+	copied  *Input
 	buf     []byte
 	sought  [group]sought
 	touched uint64
@@ -201,7 +202,7 @@ func (s *Shard) seek(in *Input, from, to int, create bool) {
 			sum += words[int(row)*a.stride]
 		}
 	}
-	s.touched = sum // else the compiler may leave the reads out
+	s.touched += sum // else the compiler may leave the reads out
 }
 
 func (s *Shard) null(out []event.Column, i, n int) {
