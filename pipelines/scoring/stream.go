@@ -64,9 +64,8 @@ func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
 		p.Source.Stream.Credit = credit
 	}
 	if p.Join != nil {
-		// Shards of ids run ahead of labels as far as partitions may, and as far as a call or a bundle reaches.
 		join := *p.Join
-		join.Shards, join.Stream = p.Features.Shards, &label.Stream{Run: run, Margin: lateness + max(time.Minute, lateness) + join.Horizon/8}
+		join.Shards, join.Stream = p.Features.Shards, &label.Stream{Run: run}
 		p.Join = &join
 	}
 	p.Roll = &sink.Stream{Roll: u.Stream.Roll}

@@ -13,13 +13,13 @@
 // A label goes on once for each copy of it that came; package feature drops copies. Of events with one id the
 // first that came counts.
 //
-// A label whose event doesn't come waits for the horizon, then it is a dead letter of class label_orphan; in a
-// bounded run at the end.
+// A label whose event doesn't come waits for the horizon, in event time, then it is a dead letter of class
+// label_orphan; in a bounded run at the end.
 //
 // # Streams
 //
-// Events stay for the horizon and the margin beyond the newest that their shard has seen, some 50 bytes each in
-// memory and in the runner's state (package shardstate): rate times horizon decides what that comes to.
+// Events stay until the watermark has passed their time and the horizon, some 50 bytes each in memory and in the
+// runner's state (package shardstate): rate times horizon decides what that comes to.
 //
 // # Metrics
 //
@@ -30,6 +30,10 @@
 // [ErrParams] wraps every fault of Params, on which Join panics.
 //
 // # Non-obvious
+//
+// Only the watermark lets anything go. By what a shard has seen it can't be decided: a runner may pass it the
+// labels of a year before the first event. A timer stands for a bucket of time, a sixteenth of the horizon; it is
+// set once, and holds nothing back.
 //
 // Events and labels that wait are kept in the batches in which they came, by number. A batch is let go as a
 // whole, when all of it is old, so that what a machine drops follows from one bound, which stands in the log.

@@ -18,6 +18,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph/mtime"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/state"
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/timers"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
 	"github.com/millrace-ml/millrace/transforms/deadletter"
@@ -68,9 +69,6 @@ type Params struct {
 type Stream struct {
 	// Run names the run: caches belong to it. Join makes one up if empty.
 	Run string
-	// Margin is for how much longer than the horizon events stay and labels wait, beyond the newest time that
-	// their shard has seen: as far as events and labels may come behind each other, in whatever batches.
-	Margin time.Duration
 }
 
 const (
@@ -84,9 +82,24 @@ type plan struct {
 	input  *event.Schema // labels as they come
 	labels *event.Schema // without what events bring
 	output *event.Schema
-	keep   int64 // microseconds
-	far    int64
+	far    int64 // the horizon, in microseconds
+	width  int64 // of a bucket, in milliseconds
 }
+
+// bucket is that of a time.
+func (p *plan) bucket(micros int64) int64 {
+	b := micros / (p.width * 1000)
+	if micros%(p.width*1000) < 0 {
+		b--
+	}
+	return b
+}
+
+// end is the time, in microseconds, before which all of a bucket is.
+func (p *plan) end(bucket int64) int64 { return (bucket + 1) * p.width * 1000 }
+
+// fires is when a bucket is let go: nothing comes any more that became known within the horizon.
+func (p *plan) fires(bucket int64) time.Time { return time.UnixMicro(p.end(bucket) + p.far + 1000) }
 
 func compile(p Params) (*plan, error) {
 	var errs []error
@@ -142,10 +155,7 @@ func compile(p Params) (*plan, error) {
 	if out.output, err = out.labels.With(more...); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrParams, err)
 	}
-	out.keep = out.far
-	if p.Stream != nil {
-		out.keep += p.Stream.Margin.Microseconds() + 1
-	}
+	out.width = max(p.Horizon/16, 50*time.Millisecond).Milliseconds()
 	return out, nil
 }
 
@@ -193,7 +203,7 @@ func Join(s beam.Scope, events, labels beam.PCollection, p Params) (rows, orphan
 	s = s.Scope("labels@" + p.fingerprint(c))
 	routed := beam.ParDo(s, &routeFn{Params: p}, beam.Flatten(s, events, labels))
 	return beam.ParDo2(s, &meetFn{
-		Params: p, Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[chunk]("logA"), LogB: state.MakeBagState[chunk]("logB"),
+		Params: p, Passed: timers.InEventTime("passed"), Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[chunk]("logA"), LogB: state.MakeBagState[chunk]("logB"),
 	}, routed)
 }
 
@@ -372,8 +382,7 @@ func (f *joinFn) ProcessElement(_ string, next func(*event.Batch) bool, emit fun
 		m.arrive(b)
 	}
 	for _, b := range labels {
-		met, _, _ := m.learn(b)
-		rows, late, err := f.p.rows(met)
+		rows, late, err := f.p.rows(m.learn(b).met)
 		if err != nil {
 			return err
 		}
@@ -420,9 +429,11 @@ func (c cells) Read(log int, each func([]byte) error) error {
 	return nil
 }
 
-// meetFn joins what comes.
+// meetFn joins what comes. A bucket of time has one timer, set with its first batch and never moved, that lets
+// it go: only the watermark tells what can still come.
 type meetFn struct {
 	Params     Params
+	Passed     timers.EventTime
 	Head       state.Value[int64]
 	LogA, LogB state.Bag[chunk]
 
@@ -448,38 +459,64 @@ func (f *meetFn) Teardown() {
 	}
 }
 
-func (f *meetFn) ProcessElement(ctx context.Context, sp state.Provider, key string, b event.Batch, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
+// do runs one call on the shard of a key.
+func (f *meetFn) do(sp state.Provider, key string, apply func(*machine) ([][]byte, error)) error {
 	shard, err := strconv.Atoi(strings.TrimPrefix(key, "s"))
 	if err != nil {
 		return fmt.Errorf("reading the key of a shard: %w", err)
 	}
+	c := cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}
+	return f.store.Do(shard, c, func(m shardstate.Machine) ([][]byte, error) { return apply(m.(*machine)) })
+}
+
+func (f *meetFn) ProcessElement(ctx context.Context, sp state.Provider, tp timers.Provider, key string, b event.Batch, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
+	var c change
 	var rows event.Batch
-	var late, old []event.Batch
-	wait := 0
-	err = f.store.Do(shard, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(s shardstate.Machine) (deltas [][]byte, err error) {
-		m := s.(*machine)
-		var met []pair
+	var late []event.Batch
+	err := f.do(sp, key, func(m *machine) (deltas [][]byte, err error) {
 		if b.Schema.Equal(f.p.labels) {
-			met, wait, deltas = m.learn(b)
+			c = m.learn(b)
 		} else {
-			met, deltas = m.arrive(b)
+			c = m.arrive(b)
 		}
-		if rows, late, err = f.p.rows(met); err != nil {
-			return nil, err
-		}
-		old, deltas = m.forget(deltas)
+		rows, late, err = f.p.rows(c.met)
+		return c.deltas, err
+	})
+	if err != nil {
+		return err
+	}
+	if c.bucket != nil {
+		fire := f.p.fires(*c.bucket)
+		f.Passed.Set(tp, fire, timers.WithTag(strconv.FormatInt(*c.bucket, 10)), timers.WithOutputTimestamp(fire))
+	}
+	f.p.emit(rows, f.Params.Time, emit)
+	lost(ctx, letters(late, f.Params.tooLate()), reject)
+	joined.Inc(ctx, int64(rows.N))
+	waiting.Inc(ctx, int64(c.waiting))
+	return nil
+}
+
+// OnTimer lets a bucket go, whose number is the timer's tag.
+func (f *meetFn) OnTimer(ctx context.Context, _ beam.EventTime, sp state.Provider, _ timers.Provider, key string, timer timers.Context, _ func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
+	bucket, err := strconv.ParseInt(timer.Tag, 10, 64)
+	if err != nil {
+		return fmt.Errorf("reading the tag of a timer: %w", err)
+	}
+	var old []event.Batch
+	err = f.do(sp, key, func(m *machine) (deltas [][]byte, err error) {
+		old, deltas = m.pass(bucket)
 		return deltas, nil
 	})
 	if err != nil {
 		return err
 	}
-	f.p.emit(rows, f.Params.Time, emit)
-	gone := append(letters(late, f.Params.tooLate()), letters(old, f.Params.noEvent())...)
+	lost(ctx, letters(old, f.Params.noEvent()), reject)
+	return nil
+}
+
+func lost(ctx context.Context, gone []deadletter.Letter, reject func(deadletter.Letter)) {
 	for _, l := range gone {
 		reject(l)
 	}
-	joined.Inc(ctx, int64(rows.N))
-	waiting.Inc(ctx, int64(wait))
 	orphans.Inc(ctx, int64(len(gone)))
-	return nil
 }

@@ -18,7 +18,7 @@ func params() Params {
 		Fields: []event.Field{{Name: "x", Kind: event.Float}, {Name: "id", Kind: event.ID}, {Name: "t", Kind: event.Timestamp}, {Name: "who", Kind: event.ID}},
 		ID:     "id", Time: "t", Keys: []string{"who"}, Known: "known", Horizon: 10 * time.Second,
 		Labels: []event.Field{{Name: "own", Kind: event.ID}, {Name: "id", Kind: event.ID}, {Name: "known", Kind: event.Timestamp}, {Name: "bad", Kind: event.Bool}},
-		Shards: 1, Stream: &Stream{Margin: 5 * time.Second},
+		Shards: 1, Stream: &Stream{},
 	}
 }
 
@@ -78,9 +78,9 @@ func (m *memory) Read(log int, each func([]byte) error) error {
 	return nil
 }
 
-// TestJoin: whatever the order of events and labels within the margin, in whatever batches, and however often
-// the shard is rebuilt from its log or compacted, each label comes out once: with its event's time and key if
-// it became known within the horizon, else as an orphan, and in a stream only once nothing can come any more.
+// TestJoin: whatever the order of events and labels, in whatever batches, and however often the shard is rebuilt
+// from its log or compacted, each label comes out once: with its event's time and key if it became known within
+// the horizon, else as an orphan, and that only once nothing can come any more.
 func TestJoin(t *testing.T) {
 	p := params()
 	c, err := compile(p)
@@ -147,11 +147,9 @@ func TestJoin(t *testing.T) {
 				}
 			}
 		}
+		var armed []int64
 		for len(items) > 0 {
 			n := rapid.IntRange(1, min(10, len(items))).Draw(t, "batch")
-			for items[n-1].at-items[0].at > 2_000_000 { // of what the margin allows for
-				n--
-			}
 			var es []happening
 			var ls []report
 			for _, it := range items[:n] {
@@ -168,28 +166,39 @@ func TestJoin(t *testing.T) {
 				}
 				err := store.Do(0, cells, func(s shardstate.Machine) ([][]byte, error) {
 					m := s.(*machine)
-					var met []pair
-					var deltas [][]byte
+					var did change
 					if labels {
-						met, _, deltas = m.learn(labelsOf(c, ls, texts))
+						did = m.learn(labelsOf(c, ls, texts))
 						ls = nil
 					} else {
-						met, deltas = m.arrive(eventsOf(c, es, texts))
+						did = m.arrive(eventsOf(c, es, texts))
 						es = nil
 					}
-					rows, late, err := c.rows(met)
-					if err != nil {
-						return nil, err
+					if did.bucket != nil {
+						armed = append(armed, *did.bucket)
 					}
+					rows, late, err := c.rows(did.met)
+					take(rows, late)
+					return did.deltas, err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			slices.Sort(armed)
+			for len(items) > 0 && len(armed) > 0 && c.fires(armed[0]).UnixMicro() <= items[0].at-3_000_000 {
+				err := store.Do(0, cells, func(s shardstate.Machine) ([][]byte, error) {
+					m := s.(*machine)
 					pieces := len(m.pieces)
-					old, deltas := m.forget(deltas)
+					old, deltas := m.pass(armed[0])
 					let = let || len(m.pieces) < pieces
-					take(rows, append(late, old...))
+					take(event.Batch{}, old)
 					return deltas, nil
 				})
 				if err != nil {
 					t.Fatal(err)
 				}
+				armed = armed[1:]
 			}
 			if rapid.IntRange(0, 3).Draw(t, "forget") == 0 {
 				compacted = compacted || store.Stats().Compactions > 0
@@ -201,7 +210,13 @@ func TestJoin(t *testing.T) {
 			t.Fatalf("labels %v never met their events", want)
 		}
 		if err := store.Do(0, cells, func(s shardstate.Machine) ([][]byte, error) {
-			left, _ := s.(*machine).drop(1<<63 - 1)
+			m := s.(*machine)
+			for _, p := range m.pieces {
+				if b := c.bucket(p.newest); !slices.Contains(armed, b) {
+					t.Fatalf("bucket %d has no timer, there are %v", b, armed)
+				}
+			}
+			left, _ := m.drop(1<<63 - 1)
 			take(event.Batch{}, left)
 			return nil, nil
 		}); err != nil {

@@ -28,7 +28,6 @@ type machine struct {
 	// events has the place of an event by the hash of its id, waiting the places of labels.
 	events  map[uint64]place
 	waiting map[uint64][]place
-	newest  int64 // time that any kept row has
 	bytes   int64
 }
 
@@ -46,7 +45,7 @@ type piece struct {
 type place uint64
 
 func newMachine(p *plan) *machine {
-	return &machine{p: p, events: map[uint64]place{}, waiting: map[uint64][]place{}, newest: never}
+	return &machine{p: p, events: map[uint64]place{}, waiting: map[uint64][]place{}}
 }
 
 const never = -1 << 63
@@ -72,12 +71,14 @@ func (m *machine) find(ids *event.Column, i int) (h uint64, at place, found bool
 	}
 }
 
-// add keeps a batch whose rows are all new.
-func (m *machine) add(b event.Batch, labels bool, newest int64, bytes int) {
+// add keeps a batch whose rows are all new. It tells the bucket of time that it is let go with, and whether that
+// has none so far.
+func (m *machine) add(b event.Batch, labels bool, newest int64, bytes int) (bucket int64, first bool) {
 	p := piece{number: m.next, labels: labels, batch: b, newest: max(newest, slices.Max(b.Times())), bytes: int64(bytes)}
 	m.next++
-	m.newest = max(m.newest, p.newest)
 	m.bytes += p.bytes
+	bucket = m.p.bucket(p.newest)
+	first = !slices.ContainsFunc(m.pieces, func(q piece) bool { return m.p.bucket(q.newest) == bucket })
 	for i := range b.N {
 		at := place(p.number)<<32 | place(i)
 		if labels {
@@ -88,6 +89,7 @@ func (m *machine) add(b event.Batch, labels bool, newest int64, bytes int) {
 		}
 	}
 	m.pieces = append(m.pieces, p)
+	return bucket, first
 }
 
 // pair is a label with its event: rows of two batches.
@@ -96,8 +98,25 @@ type pair struct {
 	l, e         int
 }
 
-// arrive takes events in, and tells which labels have waited for them.
-func (m *machine) arrive(b event.Batch) (met []pair, deltas [][]byte) {
+// change is what a call did: the labels that have met their events, how many wait from now on, the deltas, and
+// the bucket of time that needs a timer; nil: none.
+type change struct {
+	met     []pair
+	waiting int
+	deltas  [][]byte
+	bucket  *int64
+}
+
+func (m *machine) keep(c *change, mark byte, b event.Batch) {
+	delta := event.Append([]byte{mark}, b)
+	c.deltas = [][]byte{delta}
+	if bucket, first := m.add(b, mark == labelsMark, never, len(delta)); first {
+		c.bucket = &bucket
+	}
+}
+
+// arrive takes events in.
+func (m *machine) arrive(b event.Batch) (c change) {
 	var fresh []int32
 	seen := map[uint64][]int{} // of this batch
 	for i := range b.N {
@@ -111,14 +130,12 @@ func (m *machine) arrive(b event.Batch) (met []pair, deltas [][]byte) {
 		seen[h] = append(seen[h], i)
 		fresh = append(fresh, int32(i))
 	}
-	if len(fresh) == 0 {
-		return nil, nil
+	if len(fresh) > 0 {
+		b = b.Gather(fresh)
+		c.met = m.meet(&b)
+		m.keep(&c, eventsMark, b)
 	}
-	b = b.Gather(fresh)
-	delta := event.Append([]byte{eventsMark}, b)
-	met = m.meet(&b)
-	m.add(b, false, never, len(delta))
-	return met, [][]byte{delta}
+	return c
 }
 
 // meet takes out the labels that waited for events.
@@ -150,35 +167,30 @@ func (m *machine) meet(b *event.Batch) (met []pair) {
 	return met
 }
 
-// learn takes labels in, tells which meet an event, and keeps the others.
-func (m *machine) learn(b event.Batch) (met []pair, waiting int, deltas [][]byte) {
+// learn takes labels in, and keeps those that don't meet an event.
+func (m *machine) learn(b event.Batch) (c change) {
 	var wait []int32
 	for i := range b.N {
 		if _, at, found := m.find(b.IDs(), i); found {
 			p, row := m.at(at)
-			met = append(met, pair{&b, &p.batch, i, row})
+			c.met = append(c.met, pair{&b, &p.batch, i, row})
 		} else {
 			wait = append(wait, int32(i))
 		}
 	}
-	if len(wait) == 0 {
-		return met, 0, nil
+	if c.waiting = len(wait); len(wait) > 0 {
+		m.keep(&c, labelsMark, b.Gather(wait))
 	}
-	rest := b.Gather(wait)
-	delta := event.Append([]byte{labelsMark}, rest)
-	m.add(rest, true, never, len(delta))
-	return met, len(wait), [][]byte{delta}
+	return c
 }
 
-// forget lets what is old go, as far as whole pieces are, and tells which labels never met their events.
-func (m *machine) forget(deltas [][]byte) (orphans []event.Batch, out [][]byte) {
-	if m.newest == never {
-		return nil, deltas
-	}
-	bound := m.newest - m.p.keep
+// pass lets a bucket and those before it go, now that nothing comes any more that its rows could meet, and tells
+// which labels never met their events.
+func (m *machine) pass(bucket int64) (orphans []event.Batch, deltas [][]byte) {
+	bound := m.p.end(bucket)
 	orphans, any := m.drop(bound)
 	if any {
-		deltas = append(deltas, binary.AppendVarint([]byte{boundMark}, bound))
+		deltas = [][]byte{binary.AppendVarint([]byte{boundMark}, bound)}
 	}
 	return orphans, deltas
 }
