@@ -1,9 +1,13 @@
 package retraining
 
 import (
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	_ "github.com/apache/beam/sdks/v2/go/pkg/beam/runners/direct"
 
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/feature"
@@ -93,3 +97,41 @@ func TestKnownLabels(t *testing.T) {
 		t.Errorf("tested on %v with labels that are known at once", is)
 	}
 }
+
+// TestCollectLabeled: the training set of a graph has the rows that some fold uses, in order, with the last of
+// their labels.
+func TestCollectLabeled(t *testing.T) {
+	const day = int64(24 * time.Hour / time.Microsecond)
+	p := labeledParams()
+	p.Work = t.TempDir()
+	p.Window = Window{Train: 48 * time.Hour, Gap: 24 * time.Hour, Test: 24 * time.Hour, Step: 24 * time.Hour}
+	p.Selection, p.Reporting = Folds{From: day, Count: 1}, Folds{From: 2 * day, Count: 1} // days 1 to 6
+	p.Inputs = []string{"who"}
+	rows := rowBatch(t, []int64{1, 2, 3, 4}, []int64{3 * day, 0, day, 5 * day}, []int64{7, 8, 9, 9})
+	labels := labelBatch(t, []int64{1, 2, 3, 4, 1}, []int64{3 * day, 0, day, 5 * day, 3 * day}, []int64{4 * day, 4 * day, 4 * day, 9 * day, 6 * day}, []int64{1, 2, 3, 4, 5}, []int64{0, 1, 1, 0, 1})
+	pipeline, s := beam.NewPipelineWithRoot()
+	give := func(b event.Batch) beam.PCollection {
+		return beam.CreateList(s, []event.Batch{b.Gather([]int32{0, 1}), b.Gather([]int32{2, 3})})
+	}
+	set := collect(s, give(rows), beam.Flatten(s, give(labels), beam.CreateList(s, []event.Batch{labels.Gather([]int32{4})})), p)
+	beam.ParDo0(s, &pathFn{}, set)
+	if _, err := beam.Run(t.Context(), "direct", pipeline); err != nil {
+		t.Fatal(err)
+	}
+	got, err := openSet(filepath.Join(p.Work, "training_set.batches"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if is := got.IDs().Ints; !slices.Equal(is, []int64{3, 1, 4}) {
+		t.Errorf("rows %v", is)
+	}
+	if is := got.labels("bad", []int32{0, 1, 2}); !slices.Equal(is, []float32{1, 1, 0}) || !slices.Equal(got.known, []int64{4 * day, 6 * day, 9 * day}) {
+		t.Errorf("labels %v, known since %v", is, got.known)
+	}
+}
+
+type pathFn struct{}
+
+func (*pathFn) ProcessElement(string) {}
+
+func init() { beam.RegisterDoFn(&pathFn{}) }

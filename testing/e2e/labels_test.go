@@ -70,6 +70,24 @@ func runLabeled(t *testing.T, name string, u *spec.UseCase, o scoring.Options) m
 	return res.Counters
 }
 
+// countOrphans counts the dead letters of labels; there shall be no others.
+func countOrphans(t *testing.T, files ...string) (n int) {
+	t.Helper()
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if !strings.Contains(line, `"class":"label_orphan"`) || !strings.Contains(line, `"id":"1000000`) {
+				t.Errorf("in %s: %s", f, line)
+			}
+			n++
+		}
+	}
+	return n
+}
+
 // TestLabelsOfTheirOwn: transactions without their labels, and labels that are reported seven days later, some
 // of them first wrong and then corrected, give the features of transactions that hold their labels and of
 // which it is said that these are known after seven days: bounded from files, and in a stream whatever the order
@@ -99,6 +117,14 @@ func TestLabelsOfTheirOwn(t *testing.T) {
 		}
 		report(1, 7*24*time.Hour, r.Fraud)
 	}
+	const ghosts = 7 // labels of no transaction
+	for i := range ghosts {
+		at := rows[i*100]
+		at.Time += int64(time.Hour / time.Microsecond)
+		known = append(known, at)
+		labels = append(labels, fmt.Sprintf(`{"REPORT_ID":%d,"TRANSACTION_ID":%d,"TX_DATETIME":%q,"TERMINAL_ID":%d,"REPORTED_AT":%q,"TX_FRAUD":true}`,
+			10_000_000+i, 10_000_000+i, time.UnixMicro(rows[i*100].Time).UTC().Format(time.RFC3339), at.Terminal, time.UnixMicro(at.Time).UTC().Format(time.RFC3339)))
+	}
 	keys := regexp.MustCompile(`"TX_DATETIME":"[^"]*","TERMINAL_ID":\d+,`)
 	without := make([]string, len(labels))
 	for i, l := range labels {
@@ -125,6 +151,9 @@ func TestLabelsOfTheirOwn(t *testing.T) {
 			Sources: []string{write("events.jsonl", events)}, Sink: out, DeadLetters: filepath.Join(dir, "dead.jsonl"),
 		})
 		compare(t, out, want)
+		if n := countOrphans(t, filepath.Join(dir, "dead.jsonl")); n != ghosts {
+			t.Errorf("%d labels are told to have no transaction, want %d", n, ghosts)
+		}
 	}
 	t.Run("bounded", func(t *testing.T) { bounded(t, false) })
 	t.Run("bounded, joined", func(t *testing.T) { bounded(t, true) })
@@ -144,10 +173,49 @@ func TestLabelsOfTheirOwn(t *testing.T) {
 				Stream: &scoring.Stream{Order: "event_time", Lateness: &c.lateness, InProcess: true, Cores: 2},
 			})
 			compare(t, out, want)
-			if counters["features.frontier_violation"]+counters["source.late"]+counters["features.label_orphan"]+counters["labels.orphan"] > 0 {
-				t.Error("late, behind the watermark or orphaned:", counters)
+			if counters["features.frontier_violation"]+counters["source.late"] > 0 {
+				t.Error("late, or behind the watermark:", counters)
+			}
+			all, err := filepath.Glob(filepath.Join(dead, "[^_]*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Where labels are joined all wait for the watermark, which passes everything at the end; else the
+			// windows of the last rows may reach one.
+			if n := countOrphans(t, all...); n > ghosts || n < ghosts && c.join || n == 0 {
+				t.Errorf("%d labels are told to have no transaction, want %d", n, ghosts)
 			}
 			t.Log(counters)
 		})
 	}
+}
+
+// TestLabelsOnArrival: on arrival every transaction comes out once, labels are joined, and none is left over.
+func TestLabelsOnArrival(t *testing.T) {
+	rows, text := transactions(t, 50, 80)
+	bare := regexp.MustCompile(`,"TX_FRAUD":(true|false)`)
+	var events, labels []string
+	for i, r := range rows {
+		events = append(events, bare.ReplaceAllString(text[i], ""))
+		labels = append(labels, fmt.Sprintf(`{"REPORT_ID":%d,"TRANSACTION_ID":%d,"REPORTED_AT":%q,"TX_FRAUD":%t}`,
+			r.ID, r.ID, time.UnixMicro(r.Time+int64(time.Hour/time.Microsecond)).UTC().Format(time.RFC3339), r.Fraud))
+	}
+	const in, beside, out = "memory://arriving", "memory://arrivinglabels", "memory://arrivedlabeled"
+	delete(sent, out)
+	lateness := time.Duration(0)
+	rng := rand.New(rand.NewPCG(5, 5))
+	lines[in], lines[beside], perPoll = spread(rows, events, 1, 0, rng), spread(rows, labels, 1, 0, rng), 100
+	counters := runLabeled(t, runner.Prism, labeledFraud(t, beside, true), scoring.Options{
+		Sources: []string{in}, Sink: out, DeadLetters: t.TempDir() + "/",
+		Stream: &scoring.Stream{Order: "arrival", Lateness: &lateness, InProcess: true, Cores: 2},
+	})
+	for id, values := range sent[out] {
+		if len(values) != 1 {
+			t.Fatalf("event %s was sent %d times", id, len(values))
+		}
+	}
+	if n := counters["labels.joined"]; len(sent[out]) != len(rows) || counters["deadletter.written"] > 0 || n == 0 {
+		t.Errorf("%d events of %d were sent, %d labels joined: %v", len(sent[out]), len(rows), n, counters)
+	}
+	t.Log(counters)
 }

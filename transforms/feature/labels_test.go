@@ -370,6 +370,96 @@ func TestMachineLabels(t *testing.T) {
 	}
 }
 
+// TestMachineLabelsArrival: in the order of arrival a shard that is rebuilt at any point gives the same bits as
+// one that never was: those that follow from the rows and labels that it has been given.
+func TestMachineLabelsArrival(t *testing.T) {
+	const late = 9 * time.Second
+	ps := []Params{labeled(everything(0)), bounded(labeled(everything(0))), leaving(labeled(everything(0)))}
+	for i := range ps {
+		ps[i].Stream = &Stream{Order: Arrival, Lateness: late}
+	}
+	cs := compileLabeled(t, ps...)
+	rapid.Check(t, func(t *rapid.T) {
+		which := rapid.IntRange(0, 2).Draw(t, "params")
+		p, c := ps[which], cs[which]
+		rs, _ := drawArrival(t, late, which == 1)
+		var once []record
+		for _, r := range rs {
+			if !slices.ContainsFunc(once, func(q record) bool { return q.id == r.id }) {
+				once = append(once, r)
+			}
+		}
+		ls := rapid.Permutation(drawLabels(t, once)).Draw(t, "labels in order")
+		steady, l := newMachine(p, c.stages[0], 0), newLossy(t, p, c, 0)
+		defer func() { l.store.Close() }()
+		var out []event.Batch
+		var have []int // labels, by row
+		given, came := 0, 0
+		for _, part := range cut(t, rs) {
+			if n := rapid.IntRange(0, len(ls)-given).Draw(t, "labels now"); n > 0 {
+				b, err := labelsOf(t, c, ls[given:given+n]).Only(c.stages[0].labels.schema)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := steady.learn(b); err != nil {
+					t.Fatal(err)
+				}
+				l.do(t, func(m *machine) ([][]byte, error) {
+					_, delta, err := m.learn(b)
+					if delta == nil {
+						return nil, err
+					}
+					return [][]byte{delta}, err
+				})
+				given += n
+			}
+			came += len(part)
+			b := rowsOf(t, c, part)
+			want, _, err := steady.arrive(b, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var is applied
+			l.do(t, func(m *machine) (deltas [][]byte, err error) {
+				is, deltas, err = m.arrive(b, true)
+				return deltas, err
+			})
+			if string(event.Append(nil, is.out)) != string(event.Append(nil, want.out)) || !slices.Equal(is.duplicates, want.duplicates) {
+				t.Fatalf("after %d rows: other features, or duplicates %v instead of %v", came, is.duplicates, want.duplicates)
+			}
+			if gone, orphans := c.stages[0].orphans(&is.orphans, ""), c.stages[0].orphans(&want.orphans, ""); len(gone) != len(orphans) {
+				t.Fatalf("after %d rows: %d orphans, want %d", came, len(gone), len(orphans))
+			}
+			out = append(out, is.out)
+			for range is.out.N {
+				have = append(have, given)
+			}
+			if rapid.IntRange(0, 3).Draw(t, "forget") == 0 {
+				l.forget(t)
+			}
+		}
+		if which == 0 && slices.IsSortedFunc(once, before) && len(once) == len(rs) { // else a batch's rows see later ones of it, or copies
+			row := -1
+			checkAll(t, p, nil, out, func(int) []record {
+				row++
+				me := slices.IndexFunc(rs, func(r record) bool { return r.id == idAt(out, row) })
+				return as(rs[:me+1], ls[:have[row]], rs[me].t)
+			})
+		}
+	})
+}
+
+// idAt is the id of a row of batches.
+func idAt(all []event.Batch, row int) int64 {
+	for _, b := range all {
+		if row < b.N {
+			return b.IDs().Ints[row]
+		}
+		row -= b.N
+	}
+	panic("there is no such row")
+}
+
 func TestLabelParams(t *testing.T) {
 	good := labeled(everything(0))
 	compileLabeled(t, good)
