@@ -39,7 +39,7 @@ const (
 	growthBatch  = 16384 // events, as many as a bundle of a splitter gathers at full speed
 	growthRows   = 2     // of a terminal within its windows, on average
 	growthFrom   = 2_000_000
-	growthTo     = 16_000_000
+	growthTo     = 28_000_000
 )
 
 func newGrowth(t *testing.B, terminals int) *growth {

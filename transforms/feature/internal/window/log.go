@@ -219,12 +219,13 @@ func (k key) to(c *event.Column, i int) {
 
 // Replay takes the rows of a delta in and computes nothing. With create false rows of entities that
 // the shard doesn't hold are left out.
-func (s *Shard) Replay(delta []byte, create bool) error { return s.take(delta, create) }
+func (s *Shard) Replay(delta []byte, create bool) error { return s.take(delta, create, create) }
 
 // Load adds what one call of Copy appended. Rows that are there already stay.
-func (s *Shard) Load(copied []byte) error { return s.take(copied, true) }
+func (s *Shard) Load(copied []byte) error { return s.take(copied, true, false) }
 
-func (s *Shard) take(block []byte, create bool) error {
+// take may drop rows where all entities are whole: of one that is still copied, rows to come may be older.
+func (s *Shard) take(block []byte, create, drop bool) error {
 	r := reader{b: block}
 	in := r.rows(s.p)
 	bases := r.count()
@@ -245,7 +246,7 @@ func (s *Shard) take(block []byte, create bool) error {
 	if r.err != nil {
 		return r.err
 	}
-	s.Insert(&in, create)
+	s.put(&in, create, drop)
 	for i := range expired {
 		k := keyOf(&c, i)
 		if at := s.table.find(k.hash(), k); at >= 0 {
@@ -257,7 +258,9 @@ func (s *Shard) take(block []byte, create bool) error {
 
 // Insert takes rows in as Apply does, but for those that are there, and computes nothing. With create
 // false rows of entities that the shard doesn't hold are left out.
-func (s *Shard) Insert(in *Input, create bool) {
+func (s *Shard) Insert(in *Input, create bool) { s.put(in, create, create) }
+
+func (s *Shard) put(in *Input, create, drop bool) {
 	for i := range in.N {
 		if i%group == 0 {
 			s.seek(in, i, min(i+group, in.N), create)
@@ -273,6 +276,9 @@ func (s *Shard) Insert(in *Input, create bool) {
 		}
 		if s.labels != nil {
 			s.meet(keyOf(in.Entity, i), in.Times[i], id)
+		}
+		if newest && drop && e.full() {
+			row -= s.drop(&e, in.Times[i], row)
 		}
 		s.insert(&e, row, in.Times[i], id, in, i)
 		if !newest {

@@ -464,12 +464,12 @@ func (s *Shard) drop(e *entity, t int64, row int) int {
 		return 0
 	}
 	limit := row - 1
-	first, edges := 0, e.edges
+	first := 0
 	if p.cfg.Lateness > 0 {
-		first, edges = p.shown, s.edges
-		s.walk(e, t, row)
+		first = p.shown
 	}
-	s.cut(e, t, row, edges, first, len(p.spans))
+	s.walk(e, t, row)
+	s.cut(e, t, row, s.edges, first, len(p.spans))
 	for k := first; k < len(p.spans); k++ {
 		lo := int(s.lo[k])
 		if sp := &p.spans[k]; sp.reach.All && !sp.rows {
