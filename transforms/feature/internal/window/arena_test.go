@@ -166,6 +166,16 @@ func TestTexts(t *testing.T) {
 				}
 			}
 		}
+		chunks := len(a.chunks)
+		for _, at := range order {
+			a.release(at)
+		}
+		for _, raw := range held {
+			a.put(raw)
+		}
+		if len(a.chunks) != chunks {
+			t.Fatalf("%d chunks for what had room in %d", len(a.chunks), chunks)
+		}
 	})
 }
 
