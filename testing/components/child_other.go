@@ -21,6 +21,9 @@ type child struct {
 
 func startChild(*exec.Cmd) (*child, error) { return nil, errors.ErrUnsupported }
 func (*child) signal(os.Signal)            {}
+func unprivileged(*exec.Cmd) error         { return errors.ErrUnsupported }
+func give(string) error                    { return errors.ErrUnsupported }
+func inhabited(string) bool                { return false }
 func lock(uintptr) error                   { return errors.ErrUnsupported }
 
 const supported = false
