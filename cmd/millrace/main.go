@@ -13,6 +13,7 @@ import (
 	_ "github.com/millrace-ml/millrace/transforms/connect/file"
 	_ "github.com/millrace-ml/millrace/transforms/connect/intake"
 	_ "github.com/millrace-ml/millrace/transforms/connect/kafka"
+	_ "github.com/millrace-ml/millrace/transforms/connect/kinesis"
 	_ "github.com/millrace-ml/millrace/transforms/connect/pubsub"
 	_ "github.com/millrace-ml/millrace/transforms/connect/redis"
 	_ "github.com/millrace-ml/millrace/transforms/connect/simulate"

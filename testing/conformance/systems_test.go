@@ -58,6 +58,10 @@ var systems = []struct {
 		b := components.Kafka(t)
 		return seams{log: kafkaLog(b), publisher: kafkaPublisher(b)}
 	}},
+	{"kinesis", func(t *testing.T) seams {
+		s := components.Kinesis(t)
+		return seams{log: kinesisLog(s), publisher: kinesisPublisher(s)}
+	}},
 	{"file", func(*testing.T) seams {
 		return seams{
 			log: &fileLog, registry: fileShelf,
