@@ -14,6 +14,7 @@ import (
 
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/internal/shardstate"
 )
 
 // said is a label as the oracle sees it: of the event (t, id) of an entity.
@@ -427,9 +428,6 @@ func TestMachineLabelsArrival(t *testing.T) {
 			if string(event.Append(nil, is.out)) != string(event.Append(nil, want.out)) || !slices.Equal(is.duplicates, want.duplicates) {
 				t.Fatalf("after %d rows: other features, or duplicates %v instead of %v", came, is.duplicates, want.duplicates)
 			}
-			if gone, orphans := c.stages[0].orphans(&is.orphans, ""), c.stages[0].orphans(&want.orphans, ""); len(gone) != len(orphans) {
-				t.Fatalf("after %d rows: %d orphans, want %d", came, len(gone), len(orphans))
-			}
 			out = append(out, is.out)
 			for range is.out.N {
 				have = append(have, given)
@@ -447,6 +445,67 @@ func TestMachineLabelsArrival(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestMachineLabelSections: what comes while labels are being copied is in the copy: rows of an entity that is new,
+// for whose rows the copy is too late, labels of it, and a label of an entity that is copied in part.
+func TestMachineLabelSections(t *testing.T) {
+	p := labeled(everything(0))
+	p.Stream = &Stream{Order: Arrival, Lateness: time.Second}
+	c := compileLabeled(t, p)[0]
+	st := c.stages[0]
+	live, copied := newMachine(p, st, 0), newMachine(p, st, 0)
+	e, yes := []int64{1, 2, 3}, true
+	take := func(rs []record, ls []said) (deltas [][]byte) {
+		b, err := labelsOf(t, c, ls).Only(st.labels.schema)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, delta, err := live.learn(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, more, err := live.arrive(rowsOf(t, c, rs), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append([][]byte{delta}, more...)
+	}
+	label := func(r record, own int64) said {
+		return said{t: r.t, id: r.id, entity: r.entity, known: r.t + own, own: own, value: &yes}
+	}
+	rs := []record{{t: 1, id: 1, entity: &e[0]}, {t: 2, id: 2, entity: &e[1]}}
+	more := []record{{t: 3, id: 3, entity: &e[2]}}
+	take(rs, []said{label(rs[0], 1), label(rs[0], 2), label(rs[1], 3)})
+	live.Freeze(true)
+	var at shardstate.Cursor
+	given := false
+	for done := false; !done; {
+		if !given && at.Entity>>sectionShift == labelsSection && at.Row > 0 {
+			given = true
+			for _, d := range take(more, []said{label(more[0], 4), label(rs[0], 0), label(rs[0], 5)}) {
+				if err := copied.Replay(d, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var b []byte
+		b, at, done = live.Copy(nil, at, 1)
+		if err := copied.Load(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !given {
+		t.Fatal("the copy took no pause among an entity's labels")
+	}
+	if a, _, err := copied.arrive(rowsOf(t, c, more), true); err != nil || len(a.duplicates) != 1 {
+		t.Errorf("%d of 1 duplicates are known: %v", len(a.duplicates), err)
+	}
+	for name, m := range map[string]*machine{"live": live, "copied": copied} {
+		if in, _, _, _ := m.rows.CopyLabels(0, 0, 1<<20); in.N != 6 || slices.Contains(in.Met, false) {
+			t.Errorf("%s: %d labels of 6, met %v", name, in.N, in.Met)
+		}
+	}
 }
 
 // idAt is the id of a row of batches.

@@ -229,7 +229,7 @@ func (m *machine) Replay(delta []byte, create bool) error {
 	mark, rest := delta[0], delta[1:]
 	switch {
 	case mark == rowsMark:
-		return m.rows.Replay(rest, create)
+		return m.rows.Replay(rest, create || m.loaded > rowsSection)
 	case mark == idsMark && m.ids != nil:
 		return m.ids.Replay(rest, create || m.loaded > idsSection)
 	case mark == pendingMark:
@@ -251,7 +251,7 @@ func (m *machine) Replay(delta []byte, create bool) error {
 		if err != nil {
 			return err
 		}
-		m.rows.Insert(&in, create)
+		m.rows.Insert(&in, create || m.loaded > rowsSection)
 		return nil
 	case mark == labelsMark && m.st.labels != nil:
 		return m.relearn(rest, create || m.loaded > labelsSection)
