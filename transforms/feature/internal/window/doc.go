@@ -33,6 +33,15 @@
 // [Shard.Sweep] lets entities go that no window of an admissible row reaches any more. Which ones go
 // stands in the delta.
 //
+// # Labels
+//
+// With [Config.Labels] rows have labels, which come apart ([Shard.Learn]) and say since when they are known. They
+// lie beside the rows, by entity and in the order of (time, id, known, own id): an output that uses one goes over
+// the rows of its window and takes of each the last label that is known by then, so that there are no totals to
+// mend when a label is corrected, and no matter which of row and label comes first. [Shard.ForgetLabels] lets
+// those go whose rows no window reaches; they know whether they have met their rows. Blocks of rows are the same
+// with labels and without.
+//
 // # Errors
 //
 // [ErrCorrupt] for bytes that are no block of the plan.
