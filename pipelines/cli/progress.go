@@ -125,6 +125,9 @@ func describe(t telemetry.Totals, rate float64, models []string) string {
 	if t.Lag > 0 {
 		parts = append(parts, thousands(t.Lag)+" behind")
 	}
+	if t.Timed > 0 {
+		parts = append(parts, fmt.Sprintf("%.0f ms each", t.Took.Seconds()*1000/float64(t.Timed)))
+	}
 	parts = append(parts, thousands(t.DeadLetters)+" dead letters")
 	if t.Scored > 0 || len(models) > 0 {
 		parts = append(parts, thousands(t.Scored)+" scored by "+strings.Join(models, ", "))

@@ -208,7 +208,7 @@ func (f *enterFn) flush(ctx context.Context, events, rows func(beam.EventTime, e
 	for _, b := range out.events {
 		atDecode.Inc(ctx, int64(b.N))
 		if f.Params.Credit {
-			inflight.Add(f.Params.Features.Stream.Run, b.N) // the features count them out
+			inflight.Add(f.Params.Features.Stream.Run, b.N, time.Time{}) // the features count them out
 		}
 		events(mtime.FromMilliseconds(b.MinTime()), b)
 	}

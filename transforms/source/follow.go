@@ -150,7 +150,9 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 		return sdf.StopProcessing(), nil
 	}
 	if f.Stream.Credit > 0 {
-		inflight.Add(f.Stream.Run, got.rows)
+		for i, b := range got.batches {
+			inflight.Add(f.Stream.Run, b.N, got.began[i])
+		}
 	}
 	for _, o := range got.owed {
 		o.to.expect(o.next, o.keys, inflight.Ways{Models: f.Stream.Models, Sinks: f.Stream.Sinks})
@@ -193,6 +195,7 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 // taken is what a poll gave.
 type taken struct {
 	batches []event.Batch
+	began   []time.Time // when the source had taken in the first row of each batch
 	labels  []event.Batch
 	letters []deadletter.Letter
 	// replayed are letters that were read.
@@ -272,6 +275,10 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 	if isLabel {
 		params, decoder = f.Labels, f.labels
 	}
+	began := now
+	if len(c.Records) > 0 && !c.Records[0].Time.IsZero() && c.Records[0].Time.Before(now) {
+		began = c.Records[0].Time
+	}
 	keep := func(b event.Batch) error {
 		if acknowledges {
 			keys = inflight.IDs(keys, &b)
@@ -294,7 +301,7 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 			got.labels = append(got.labels, b)
 		default:
 			got.rows += b.N
-			got.batches = append(got.batches, b)
+			got.batches, got.began = append(got.batches, b), append(got.began, began)
 		}
 		return nil
 	}

@@ -21,7 +21,7 @@
 //	millrace_dead_letters_total{class}                counter    dead letters
 //	millrace_source_lag{partition}                    gauge      records behind the partition's end
 //	millrace_source_watermark_seconds{partition}      gauge      watermark, seconds since 1970
-//	millrace_latency_seconds                          histogram  from an event's start to its acknowledged score
+//	millrace_latency_seconds                          histogram  from when the source took an event in to the sink's word
 //	millrace_batch_rows{stage}                        histogram  rows a batch
 //	millrace_state_bytes{stage}                       gauge      bytes of state alive in this process
 //	millrace_state_written_bytes_total{stage}         counter    bytes of state written

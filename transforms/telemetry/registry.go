@@ -45,15 +45,12 @@ func newHistogram(name, help string, bounds ...float64) *histogram {
 	})
 }
 
-// since observes now-start of each start, in seconds.
-func (h *histogram) since(now int64, starts []int64) {
+// observe counts a value n times.
+func (h *histogram) observe(v float64, n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, t := range starts {
-		v := float64(now-t) / 1e6
-		h.counts[sort.SearchFloat64s(h.bounds, v)]++
-		h.sum += v
-	}
+	h.counts[sort.SearchFloat64s(h.bounds, v)] += uint64(n)
+	h.sum += v * float64(n)
 }
 
 // Describe implements prometheus.Collector.

@@ -13,6 +13,9 @@ type Totals struct {
 	Written, DeadLetters         int64
 	CacheMisses, StateWritten    int64
 	ModelsSwapped, ModelsRefused int64
+	// Timed events took so long in all, from the source to the sink.
+	Timed int64
+	Took  time.Duration
 
 	// Lag is the sum over the partitions that report one.
 	Lag int64
@@ -39,6 +42,9 @@ func Snapshot() Totals {
 			}
 			v := m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			sum += v
+			if h := m.GetHistogram(); h != nil && f.GetName() == namespace+"_latency_seconds" {
+				t.Timed, t.Took = int64(h.GetSampleCount()), time.Duration(h.GetSampleSum()*float64(time.Second))
+			}
 			switch strings.TrimPrefix(f.GetName(), namespace+"_") {
 			case "source_watermark_seconds":
 				least = min(least, v)
@@ -69,6 +75,7 @@ func (t Totals) Since(before Totals) Totals {
 	t.Written, t.DeadLetters = t.Written-before.Written, t.DeadLetters-before.DeadLetters
 	t.CacheMisses, t.StateWritten = t.CacheMisses-before.CacheMisses, t.StateWritten-before.StateWritten
 	t.ModelsSwapped, t.ModelsRefused = t.ModelsSwapped-before.ModelsSwapped, t.ModelsRefused-before.ModelsRefused
+	t.Timed, t.Took = t.Timed-before.Timed, t.Took-before.Took
 	return t
 }
 

@@ -19,7 +19,7 @@ var (
 	lag       = gauges("source_lag", "Records behind the partition's end.", "partition")
 	watermark = gauges("source_watermark_seconds", "Watermark of a partition, in seconds since 1970.", "partition")
 
-	latency = newHistogram("latency_seconds", "From an event's start to its acknowledged score.",
+	latency = newHistogram("latency_seconds", "From when the source took an event in to when the sink had its score.",
 		.001, .0025, .005, .01, .02, .035, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10, 30, 60)
 	batchRows = add(prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Namespace: namespace, Name: "batch_rows", Help: "Rows a batch.", Buckets: prometheus.ExponentialBuckets(1, 4, 8),
@@ -69,9 +69,8 @@ func DropPartition(partition string) {
 	watermark.DeleteLabelValues(partition)
 }
 
-// Latency observes, for each event, the time from its start to now, both in microseconds since 1970.
-// A caller passes the times of a batch whose scores were just acknowledged.
-func Latency(now int64, starts []int64) { latency.since(now, starts) }
+// Latency observes how long events took, from when their source took them in to when a sink had them.
+func Latency(d time.Duration, events int) { latency.observe(d.Seconds(), events) }
 
 // BatchRows observes the size of a batch that came to a stage.
 func BatchRows(stage string, rows int) { batchRows.WithLabelValues(stage).Observe(float64(rows)) }

@@ -3,7 +3,8 @@
 // A runner without back-pressure, such as Prism, takes all that a source gives, and holds in memory
 // what later stages have not yet done. So the source counts rows in, the stage that ends with the sink
 // counts them out, and the source waits while too many are under way. Where workers are processes of
-// their own the runner has back-pressure of its own, and nothing is counted.
+// their own the runner has back-pressure of its own, and nothing is counted. What is counted is also timed:
+// from when the source had taken a row in (a broker's time, where it tells one) to when it is out.
 //
 // A source that keeps no positions is also told which of its records have come to an end, see [Expect]:
 // whoever takes an event off its way says so, with [Ended], or with [Stage] and [Published] where it can be

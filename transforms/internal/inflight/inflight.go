@@ -8,6 +8,8 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/metrics"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/util/hooks"
 	fnpb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/fnexecution_v1"
+
+	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 const hookName = "millrace-inflight"
@@ -31,18 +33,35 @@ type landing struct {
 	rows int
 }
 
+// transit is what a run has under way.
+type transit struct {
+	rows  int
+	began []began // of these rows, those that came in first in front
+}
+
+type began struct {
+	rows int
+	at   time.Time
+}
+
 var (
 	mu      sync.Mutex
-	counts  = map[string]int{}       // rows under way, by run
+	transits    = map[string]*transit{}
 	bundles = map[string][]landing{} // what ends with a bundle
 	changed = make(chan struct{})    // closed at each landing
 )
 
-// Add counts rows in.
-func Add(run string, rows int) {
+// Add counts rows in, which began at a time; the zero time where that is not known.
+func Add(run string, rows int, at time.Time) {
 	mu.Lock()
-	counts[run] += rows
-	mu.Unlock()
+	defer mu.Unlock()
+	w := transits[run]
+	if w == nil {
+		w = &transit{}
+		transits[run] = w
+	}
+	w.rows += rows
+	w.began = append(w.began, began{rows, at})
 }
 
 // Land counts rows out as soon as the bundle that ctx belongs to has ended; outside a bundle, at once.
@@ -71,19 +90,46 @@ func landed(bundle string) {
 }
 
 func out(run string, rows int) {
-	if _, ok := counts[run]; !ok {
+	w := transits[run]
+	if w == nil {
 		return // the source is in another process
 	}
-	counts[run] -= rows
+	w.rows -= rows
+	w.observe(rows, time.Now())
 	close(changed)
 	changed = make(chan struct{})
+}
+
+// observe takes those that ended for those that came in first: where rows overtake each other the mean
+// is right all the same.
+func (w *transit) observe(rows int, now time.Time) {
+	done := 0
+	for ; done < len(w.began) && rows > 0; done++ {
+		b := &w.began[done]
+		n := min(rows, b.rows)
+		if !b.at.IsZero() {
+			telemetry.Latency(now.Sub(b.at), n)
+		}
+		rows -= n
+		if b.rows -= n; b.rows > 0 {
+			break
+		}
+	}
+	w.began = append(w.began[:0], w.began[done:]...)
 }
 
 // Rows is how many are under way.
 func Rows(run string) int {
 	mu.Lock()
 	defer mu.Unlock()
-	return counts[run]
+	return under(run)
+}
+
+func under(run string) int {
+	if w := transits[run]; w != nil {
+		return w.rows
+	}
+	return 0
 }
 
 // Wait tells whether fewer than limit rows of the run are under way, and waits for that up to a time.
@@ -92,7 +138,7 @@ func Wait(ctx context.Context, run string, limit int, most time.Duration) bool {
 	defer timer.Stop()
 	for {
 		mu.Lock()
-		free, next := counts[run] < limit, changed
+		free, next := under(run) < limit, changed
 		mu.Unlock()
 		if free {
 			return true
@@ -110,6 +156,6 @@ func Wait(ctx context.Context, run string, limit int, most time.Duration) bool {
 // Forget drops a run's count when the run is over.
 func Forget(run string) {
 	mu.Lock()
-	delete(counts, run)
+	delete(transits, run)
 	mu.Unlock()
 }
