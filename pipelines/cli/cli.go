@@ -167,6 +167,9 @@ type common struct {
 	memory      string
 	metrics     string
 	flink       []string
+
+	useCase string // its name, once it is loaded
+	shards  int    // of the graph's state, once it is planned; 0 if there is none
 }
 
 func (c *common) bind(cmd *cobra.Command) {
@@ -186,7 +189,11 @@ func (c *common) load(ref string) (*spec.UseCase, error) {
 	if _, err := c.engine(); err != nil {
 		return nil, err
 	}
-	return spec.Load(ref, c.sets)
+	u, err := spec.Load(ref, c.sets)
+	if err == nil {
+		c.useCase = u.Name
+	}
+	return u, err
 }
 
 func versionCommand(stdout io.Writer) *cobra.Command {

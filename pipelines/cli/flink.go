@@ -10,11 +10,14 @@ import (
 
 	"github.com/millrace-ml/millrace/pipelines/runner"
 	"github.com/millrace-ml/millrace/pipelines/runner/flink"
+	"github.com/millrace-ml/millrace/pipelines/runner/flink/local"
 	"github.com/millrace-ml/millrace/pipelines/scoring"
 	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/source"
 )
 
-// engine is the runner that the flags ask for.
+// engine is the runner that the flags ask for. On Flink it is the local cluster, if one runs and the flags
+// name none.
 func (c *common) engine() (runner.Engine, error) {
 	if c.runner != runner.Flink {
 		if len(c.flink) > 0 {
@@ -26,7 +29,46 @@ func (c *common) engine() (runner.Engine, error) {
 	if err != nil {
 		return runner.Engine{}, usageError{err}
 	}
+	if o.Endpoint == "" && o.REST == "" {
+		if near, ok := nearCluster(); ok {
+			o.Endpoint, o.REST = near.JobServer(), near.REST()
+			if o.Environment == "" {
+				o.Environment, o.EnvironmentConfig = near.Environment()
+			}
+		}
+	}
+	if o.Name == "" {
+		o.Name = c.useCase
+	}
+	if o, err = o.Resume(); err != nil {
+		return runner.Engine{}, usageError{err}
+	}
+	if c.shards > 0 {
+		o.Shards = c.shards
+	}
 	return runner.Engine{Name: c.runner, Flink: o}, nil
+}
+
+// nearCluster is the user's own cluster, if it runs.
+func nearCluster() (*local.Cluster, bool) {
+	cluster, err := local.Open("")
+	if err != nil || len(cluster.PIDs()) == 0 {
+		return nil, false
+	}
+	return cluster, true
+}
+
+// spread tells a plan's options how a cluster runs it; a process of its own needs nothing.
+func (c *common) spread(o *scoring.Options) error {
+	e, err := c.engine()
+	if err != nil || e.Name != runner.Flink {
+		return err
+	}
+	o.Shards = e.Flink.Shards
+	if o.Stream != nil {
+		o.Stream.Parallelism, o.Stream.KeyGroups = max(1, e.Flink.Parallelism), e.Flink.MaxParallelism
+	}
+	return nil
 }
 
 // run runs a graph where the flags say.
@@ -61,20 +103,26 @@ func reporter(pr *progress) flink.Progress {
 // far makes the paths of a plan whole for workers elsewhere, which have other folders to start from, and
 // refuses what only this process has.
 func far(p *scoring.Plan) error {
-	for _, a := range p.Source.URLs {
-		if s := connect.Scheme(a); s == "-" || s == "stdin" {
-			return usageError{fmt.Errorf("source %s: workers on a cluster have no standard input: give a file or a topic that they can reach", a)}
-		}
-	}
 	addresses := []*string{&p.DeadLetters}
-	for i := range p.Source.URLs {
-		addresses = append(addresses, &p.Source.URLs[i])
+	for _, urls := range [][]string{p.Source.URLs, p.Source.Labels.URLs, p.Source.Replay} {
+		for i, a := range urls {
+			if s := connect.Scheme(a); s == "-" || s == "stdin" {
+				return usageError{fmt.Errorf("source %s: workers on a cluster have no standard input: give a file or a topic that they can reach", a)}
+			}
+			if why := source.LocalOnly(a); why != "" {
+				return usageError{fmt.Errorf("source %s: %s", connect.Redact(a), why)}
+			}
+			addresses = append(addresses, &urls[i])
+		}
 	}
 	for i := range p.Sinks {
 		if connect.Scheme(p.Sinks[i].URL) == "-" {
 			return usageError{fmt.Errorf("sink -: workers on a cluster have no standard output of yours: give a file or a topic that they can reach")}
 		}
 		addresses = append(addresses, &p.Sinks[i].URL)
+	}
+	if p.Log != nil {
+		addresses = append(addresses, &p.Log.Sink.URL)
 	}
 	for i := range p.Predict.Models {
 		addresses = append(addresses, &p.Predict.Models[i].Registry)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -19,13 +20,24 @@ func jobsCommand(stdout io.Writer) *cobra.Command {
 		Long:    "JOB is Flink's id of a job, the beginning of one, or the job's name.",
 		Example: "  millrace jobs list\n  millrace jobs savepoint fraud --dir s3://bucket/savepoints",
 	}
-	cmd.PersistentFlags().StringVar(&rest, "rest", "localhost:8081", "Flink's REST interface, a URL or host:port")
+	cmd.PersistentFlags().StringVar(&rest, "rest", "", "Flink's REST interface, a URL or host:port (default: that of the local cluster if one runs, else localhost:8081)")
+	open := func() (*flink.Cluster, error) {
+		at := cmp.Or(rest, "localhost:8081")
+		if near, ok := nearCluster(); ok && rest == "" {
+			at = near.REST()
+		}
+		c, err := flink.Open(at)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		return c, nil
+	}
 	// of runs a verb on the job that the argument names.
 	of := func(verb func(ctx context.Context, c *flink.Cluster, job flink.Status) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, args []string) error {
-			c, err := flink.Open(rest)
+			c, err := open()
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			job, err := c.Find(cmd.Context(), args[0])
 			if err != nil {
@@ -37,9 +49,9 @@ func jobsCommand(stdout io.Writer) *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List the jobs that the cluster remembers", Example: "  millrace jobs list", Args: exactly(0, "no argument"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := flink.Open(rest)
+			c, err := open()
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			return listJobs(cmd.Context(), stdout, c)
 		},

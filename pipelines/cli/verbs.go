@@ -43,6 +43,9 @@ func runCommand(stderr io.Writer) *cobra.Command {
 			if o.Stream, err = st.options(&c, cmd, u); err != nil {
 				return err
 			}
+			if err := c.spread(&o); err != nil {
+				return err
+			}
 			p, err := scoring.New(cmd.Context(), u, o)
 			if err != nil {
 				return optionError(err)
@@ -82,6 +85,9 @@ func featuresCommand(stderr io.Writer) *cobra.Command {
 				o.Sink = "./millrace/features.jsonl"
 			}
 			if o.Stream, err = st.options(&c, cmd, u); err != nil {
+				return err
+			}
+			if err := c.spread(&o); err != nil {
 				return err
 			}
 			p, err := scoring.Features(u, o)
@@ -150,6 +156,7 @@ func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u 
 	stream := p.Source.Stream != nil
 	if stream {
 		runner.Memory(0)
+		c.shards = p.Features.Shards
 	}
 	if stream && near {
 		var done func()

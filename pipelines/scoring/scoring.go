@@ -104,11 +104,11 @@ func (p Plan) Check(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Size sets the number of shards by the size of the source and the memory. The result of a run does
-// not depend on it.
+// Size sets the number of shards by the size of the source and the memory, in a stream the number of
+// readers by the partitions. The result of a run does not depend on it.
 func (p Plan) Size(ctx context.Context) (Plan, error) {
 	if p.Source.Stream != nil { // state keeps its number of shards
-		return p, nil
+		return p.spread(ctx)
 	}
 	n, err := source.Estimate(ctx, p.Source)
 	if err != nil {

@@ -2,7 +2,9 @@ package scoring
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
+	"fmt"
 	"time"
 
 	"github.com/millrace-ml/millrace/pipelines/spec"
@@ -26,6 +28,11 @@ type Stream struct {
 	InProcess bool
 	// Cores is how many the workers have.
 	Cores int
+	// Parallelism is over how many subtasks a cluster spreads the job; 0: it is all in this process. Of it
+	// follow the number of readers, and of shards if Options has none: max(8, 4 x Parallelism).
+	Parallelism int
+	// KeyGroups is how many groups of keys the cluster spreads, Flink's max_parallelism; 0: 128.
+	KeyGroups int
 }
 
 // credit is the rows that may be under way in a process: a second's worth at the speed of two cores,
@@ -34,8 +41,8 @@ const credit = 100_000
 
 // linger is for how long a reader gathers rows: STREAMING's budget of 600 calls of stateful stages a
 // second and core would allow less on large machines; more than 100 ms nobody wants to wait.
-func linger(shards, stages, cores int) time.Duration {
-	d := time.Duration(shards*stages) * time.Second / time.Duration(600*cores)
+func linger(readers, shards, stages, cores int) time.Duration {
+	d := time.Duration(readers*shards*stages) * time.Second / time.Duration(600*cores)
 	return min(max(d, 5*time.Millisecond), 100*time.Millisecond)
 }
 
@@ -47,18 +54,22 @@ func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
 		lateness = *o.Lateness
 	}
 	p.Run = run
-	p.Features.Shards = cmp.Or(p.Features.Shards, 8)
+	p.Features.Shards = cmp.Or(p.Features.Shards, max(8, 4*o.Parallelism))
 	p.Features.Local = false
-	p.Features.Stream = &feature.Stream{Order: cmp.Or(o.Order, u.Stream.Order), Lateness: lateness, Run: run}
+	p.Features.Stream = &feature.Stream{Order: cmp.Or(o.Order, u.Stream.Order), Lateness: lateness, Run: run, KeyGroups: o.KeyGroups}
 	stages := 0
 	for _, f := range p.Features.Features {
 		if f.Entity != "" {
 			stages++
 		}
 	}
+	readers := max(1, o.Parallelism)
+	if o.IdleTimeout > 0 { // each reader knows its own partitions alone
+		readers = 1
+	}
 	p.Source.Stream = &source.Stream{
 		Run: run, Lateness: lateness, Idle: u.Stream.Idle, Until: o.Until, IdleTimeout: o.IdleTimeout,
-		Linger: linger(p.Features.Shards, stages, max(1, o.Cores)),
+		Groups: readers, Linger: linger(readers, p.Features.Shards, stages, max(1, o.Cores, o.Parallelism)),
 	}
 	if o.InProcess && stages > 0 {
 		p.Source.Stream.Credit = credit
@@ -70,6 +81,21 @@ func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
 	}
 	p.Roll = &sink.Stream{Roll: u.Stream.Roll}
 	return p
+}
+
+// spread lets no more readers be than there are partitions for: one without any would hold back the
+// watermark of all.
+func (p Plan) spread(ctx context.Context) (Plan, error) {
+	if p.Source.Stream.Groups < 2 {
+		return p, nil
+	}
+	stream := *p.Source.Stream
+	var err error
+	if stream.Groups, err = source.Spread(ctx, p.Source); err != nil {
+		return p, fmt.Errorf("spreading the partitions: %w", err)
+	}
+	p.Source.Stream = &stream
+	return p, nil
 }
 
 // counted tells a source that is told what has landed at how many places an event ends.

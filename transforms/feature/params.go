@@ -78,6 +78,9 @@ type Stream struct {
 	Lateness time.Duration
 	// Run names the run: caches belong to it. Compute makes one up if empty.
 	Run string
+	// KeyGroups is how many groups of keys the runner spreads over its subtasks, Flink's max_parallelism;
+	// 0: 128. Shards are placed evenly for it.
+	KeyGroups int
 	// Fresh, if not empty, names a Bool field that is false in rows that were replayed: in the order
 	// EventTime they may come behind the watermark, and see their windows as far as rows are kept.
 	Fresh string

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
@@ -20,6 +19,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/internal/inflight"
+	"github.com/millrace-ml/millrace/transforms/internal/keygroup"
 	"github.com/millrace-ml/millrace/transforms/internal/shardstate"
 )
 
@@ -112,28 +112,18 @@ func stream(s beam.Scope, events, labels beam.PCollection, p Params, c *compiled
 	return rows, beam.Flatten(s, letters...)
 }
 
-// shardKey is a shard as a key of Beam's; shardOf is its inverse.
-func shardKey(shard int) string { return "s" + strconv.Itoa(shard) }
-
-func shardOf(key string) (int, error) {
-	number, _, _ := strings.Cut(strings.TrimPrefix(key, "s"), "-")
-	shard, err := strconv.Atoi(number)
-	if err != nil {
-		return 0, fmt.Errorf("reading the key of a shard: %w", err)
-	}
-	return shard, nil
-}
-
 // routeFn sends rows to the shards of a stage's entity, once a bundle if they are few.
 type routeFn struct {
 	Params Params
 	Stage  int
 
-	r *router
+	r    *router
+	keys []string // of the shards
 }
 
 func (f *routeFn) Setup() (err error) {
 	f.r, err = newRouter(f.Params, f.Stage)
+	f.keys = keygroup.Keys(f.Params.Shards, f.Params.Stream.KeyGroups)
 	return err
 }
 
@@ -177,7 +167,7 @@ func (f *routeFn) flush(shard int, emit func(beam.EventTime, string, event.Batch
 		if err != nil {
 			return err
 		}
-		emit(timestamp(&b), shardKey(shard), b)
+		emit(timestamp(&b), f.keys[shard], b)
 	}
 	return nil
 }
@@ -210,7 +200,7 @@ func openShards(p Params, stage int) (*shards, error) {
 
 // do runs one call on the shard of a key.
 func (s *shards) do(key string, c shardstate.Cells, apply func(*machine) ([][]byte, error)) error {
-	shard, err := shardOf(key)
+	shard, err := keygroup.Shard(key)
 	if err != nil {
 		return err
 	}

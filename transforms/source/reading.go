@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -187,10 +189,16 @@ func (r *reading) refresh(ctx context.Context, s Stream, p *progress, now time.T
 }
 
 // share tells whether a partition belongs to a group.
-func share(name string, g group) bool {
+func share(name string, g group) bool { return groupOf(name, g.Groups) == g.Group }
+
+// groupOf is the group of a partition. It depends on nothing but the name, for what reads a partition goes
+// on with it whatever others come. Numbers at the end count, so that those of a topic spread evenly.
+func groupOf(name string, groups int) int {
+	rest := strings.TrimRight(name, "0123456789")
+	number, _ := strconv.ParseUint(name[max(len(rest), len(name)-9):], 10, 32)
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(name))
-	return int(h.Sum32()%uint32(g.Groups)) == g.Group
+	_, _ = h.Write([]byte(rest))
+	return int((uint64(h.Sum32()) + number) % uint64(groups))
 }
 
 // lags is what each follower knows.

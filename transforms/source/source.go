@@ -159,6 +159,31 @@ func Check(ctx context.Context, p Params) error {
 	return errors.Join(errs...)
 }
 
+// Spread is the largest number of groups, up to that of p's stream, which all have partitions as they are
+// now.
+func Spread(ctx context.Context, p Params) (int, error) {
+	var names []string
+	for _, address := range slices.Concat(p.URLs, p.Labels.URLs) {
+		parts, err := listLogs(ctx, address)
+		if err != nil {
+			return 0, err
+		}
+		for _, part := range parts {
+			names = append(names, part.Name)
+		}
+	}
+	for n := min(p.Stream.Groups, len(names)); n > 1; n-- {
+		used := map[int]bool{}
+		for _, name := range names {
+			used[groupOf(name, n)] = true
+		}
+		if len(used) == n {
+			return n, nil
+		}
+	}
+	return 1, nil
+}
+
 // gzipFactor is about how much event text shrinks.
 const gzipFactor = 8
 

@@ -29,8 +29,9 @@ type Stream struct {
 	// Linger is for how long, at the most, a call gathers rows before they go on: fewer and larger
 	// batches for more latency. Default 10 ms.
 	Linger time.Duration
-	// Groups is over how many readers the partitions spread. Default 1, which Prism needs: it mixes up
-	// the watermarks of several.
+	// Groups is over how many readers the partitions spread. Each has a watermark of its own, and one
+	// without a partition holds back all: see [Spread]. It is fixed for the life of the state. Default 1,
+	// which Prism needs: it mixes up the watermarks of several.
 	Groups int
 	// Credit is how many rows may be under way in this process before reading waits; 0: any number.
 	// It needs package inflight to count them out.

@@ -301,7 +301,7 @@ func (j *Job) end(ctx context.Context, last Detail) (Result, error) {
 		}
 	}
 	if strings.Contains(why, "Cannot map checkpoint/savepoint state for operator") {
-		return r, fmt.Errorf("%w: %w: the graph lacks a stage that the savepoint has, or its windows, aggregates, order, lateness or shards changed; go on with the graph that wrote it, or give fresh_state=true, which drops that state (Flink says: %s)", ErrFailed, ErrState, why)
+		return r, fmt.Errorf("%w: %w: the graph lacks a stage that the savepoint has, or its windows, aggregates, order, lateness or number of shards changed; go on with the graph that wrote it, with its number as shards=N if parallelism has changed since, or give fresh_state=true, which drops that state (Flink says: %s)", ErrFailed, ErrState, why)
 	}
 	return r, fmt.Errorf("%w: %s", ErrFailed, why)
 }

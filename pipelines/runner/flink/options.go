@@ -90,6 +90,9 @@ type Options struct {
 	DiscardCheckpoints bool
 	// SavepointPath is the savepoint or checkpoint that the job goes on from.
 	SavepointPath string
+	// Shards is into how many parts the graph's state is split; 0: whoever builds the graph says it. It is
+	// noted beside savepoints, since it is fixed for the life of the state; see [Options.Resume].
+	Shards int
 	// FreshState lets the job start without the state of stages that it doesn't have any more, or that mean
 	// something else now.
 	FreshState bool
@@ -126,6 +129,7 @@ var fields = []struct {
 	{"storage_path", func(o *Options) any { return &o.StoragePath }},
 	{"discard_checkpoints", func(o *Options) any { return &o.DiscardCheckpoints }},
 	{"savepoint_path", func(o *Options) any { return &o.SavepointPath }},
+	{"shards", func(o *Options) any { return &o.Shards }},
 	{"fresh_state", func(o *Options) any { return &o.FreshState }},
 	{"on_stop", func(o *Options) any { return &o.OnStop }},
 	{"savepoint_dir", func(o *Options) any { return &o.SavepointDir }},
@@ -233,7 +237,7 @@ func (o Options) Validate(stream bool) error {
 			{"bundle_size", o.BundleSize != 0}, {"bundle_time", o.BundleTime != 0},
 			{"checkpoint_interval", o.CheckpointInterval != 0}, {"min_pause", o.MinPause != 0}, {"checkpoint_timeout", o.CheckpointTimeout != 0},
 			{"unaligned", o.Unaligned}, {"state_backend", o.StateBackend != ""}, {"storage_path", o.StoragePath != ""},
-			{"discard_checkpoints", o.DiscardCheckpoints}, {"savepoint_path", o.SavepointPath != ""}, {"fresh_state", o.FreshState},
+			{"discard_checkpoints", o.DiscardCheckpoints}, {"savepoint_path", o.SavepointPath != ""}, {"shards", o.Shards != 0}, {"fresh_state", o.FreshState},
 			{"on_stop=savepoint", o.OnStop == StopSavepoint}, {"savepoint_dir", o.SavepointDir != ""},
 		} {
 			if f.set {
@@ -327,6 +331,9 @@ func (o Options) validateStream(fault func(string, ...any)) {
 		if o.StateBackend == "" {
 			fault("storage_path goes with state_backend")
 		}
+	}
+	if o.Shards < 0 || o.Shards > 1<<16 {
+		fault("shards: %d, want from 1 to %d", o.Shards, 1<<16)
 	}
 	if o.FreshState && o.SavepointPath == "" {
 		fault("fresh_state goes with savepoint_path: without one all state is fresh")

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
@@ -23,6 +24,9 @@ type note struct {
 	Job   string   `json:"job"`
 	Flink string   `json:"flink"`
 	State []string `json:"state"` // "customer_id@3fa2c1"
+	// What is fixed for the life of the state; 0 where nobody said it.
+	Shards         int `json:"shards,omitempty"`
+	MaxParallelism int `json:"max_parallelism,omitempty"`
 }
 
 const noteName = "millrace.json"
@@ -81,7 +85,29 @@ func (c *Cluster) Note(ctx context.Context, id, savepoint string) error {
 	if err != nil {
 		return err
 	}
-	return writeNote(savepoint, note{V: 1, Job: config.Name, Flink: o.Version, State: states([]string{config.Execution.User.App})})
+	return writeNote(savepoint, appNote(config.Name, o.Version, config.Execution.User.App))
+}
+
+// appName is what the cluster can be asked for as long as it remembers the job: see Note.
+func (j *Job) appName() string {
+	fixed := []string{j.options.Name, fmt.Sprintf("shards=%d", j.options.Shards), fmt.Sprintf("max_parallelism=%d", j.options.MaxParallelism)}
+	return strings.Join(append(fixed, states(names(j.pipeline))...), " ")
+}
+
+// appNote is the note of a job with such a name.
+func appNote(job, version, app string) note {
+	n := note{V: 1, Job: job, Flink: version, State: states([]string{app})}
+	for _, word := range strings.Fields(app) {
+		name, value, _ := strings.Cut(word, "=")
+		switch v, err := strconv.Atoi(value); {
+		case err != nil:
+		case name == "shards":
+			n.Shards = v
+		case name == "max_parallelism":
+			n.MaxParallelism = v
+		}
+	}
+	return n
 }
 
 func writeNote(savepoint string, n note) error {
@@ -104,7 +130,52 @@ func writeNote(savepoint string, n note) error {
 
 // note writes that of a job's own savepoint.
 func (j *Job) note(context.Context) error {
-	return writeNote(j.savepoint, note{V: 1, Job: j.options.Name, Flink: j.version, State: states(names(j.pipeline))})
+	return writeNote(j.savepoint, appNote(j.options.Name, j.version, j.appName()))
+}
+
+// readNote reads the note beside a savepoint, where there is one and this machine sees it.
+func readNote(savepoint string) (n note, ok bool, err error) {
+	dir, ok := local(savepoint)
+	if !ok {
+		return n, false, nil
+	}
+	text, err := os.ReadFile(filepath.Join(dir, noteName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return n, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &n)
+	}
+	if err != nil {
+		return n, false, fmt.Errorf("reading what the savepoint holds: %w", err)
+	}
+	return n, true, nil
+}
+
+// Resume fills in what is fixed for the life of the state and noted beside the savepoint that the job goes on
+// from, and refuses what says otherwise with [ErrState]. Call it before the graph is built.
+func (o Options) Resume() (Options, error) {
+	if o.SavepointPath == "" || o.FreshState {
+		return o, nil
+	}
+	n, _, err := readNote(o.SavepointPath)
+	if err != nil {
+		return o, err
+	}
+	for _, f := range []struct {
+		name string
+		want *int
+		kept int
+	}{{"shards", &o.Shards, n.Shards}, {"max_parallelism", &o.MaxParallelism, n.MaxParallelism}} {
+		switch {
+		case f.kept == 0 || *f.want == f.kept:
+		case *f.want == 0:
+			*f.want = f.kept
+		default:
+			return o, fmt.Errorf("%w: it has %s=%d, which is fixed for the life of the state, and %d was given: leave it out, or give fresh_state=true, which drops the state", ErrState, f.name, f.kept, *f.want)
+		}
+	}
+	return o, nil
 }
 
 // ErrState reports a savepoint whose state the graph has no stage for.
@@ -115,20 +186,9 @@ func (j *Job) compareState(context.Context) error {
 	if j.options.SavepointPath == "" || j.options.FreshState {
 		return nil
 	}
-	dir, ok := local(j.options.SavepointPath)
-	if !ok {
-		return nil
-	}
-	text, err := os.ReadFile(filepath.Join(dir, noteName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var n note
-	if err == nil {
-		err = json.Unmarshal(text, &n)
-	}
-	if err != nil {
-		return fmt.Errorf("reading what the savepoint holds: %w", err)
+	n, ok, err := readNote(j.options.SavepointPath)
+	if err != nil || !ok {
+		return err
 	}
 	return compare(n.State, states(names(j.pipeline)))
 }
@@ -146,7 +206,7 @@ func compare(kept, have []string) error {
 				now = "fingerprint " + print
 			}
 		}
-		errs = append(errs, fmt.Errorf("%w: %s, and the graph has %s for %s: its windows, aggregates, order, lateness or shards changed; go on with the graph that wrote it, or give fresh_state=true, which drops that state", ErrState, k, now, entity))
+		errs = append(errs, fmt.Errorf("%w: %s, and the graph has %s for %s: its windows, aggregates, order, lateness or number of shards changed; go on with the graph that wrote it, or give fresh_state=true, which drops that state", ErrState, k, now, entity))
 	}
 	return errors.Join(errs...)
 }

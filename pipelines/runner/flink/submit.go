@@ -79,8 +79,7 @@ func Submit(ctx context.Context, p *beam.Pipeline, o Options) (_ *Job, err error
 	if err := j.compareState(ctx); err != nil {
 		return nil, err
 	}
-	// What the cluster can be asked for as long as it remembers the job: see Note.
-	options.Fields[optionURN("app_name")] = structpb.NewStringValue(strings.Join(append([]string{o.Name}, states(names(j.pipeline))...), " "))
+	options.Fields[optionURN("app_name")] = structpb.NewStringValue(j.appName())
 	return j, j.run(ctx, worker, options)
 }
 
