@@ -130,6 +130,7 @@ func (d *decoder) schemaOf(u *UseCase) *event.Schema {
 		s, err := u.Schema()
 		if err == nil {
 			p := u.decodeParams()
+			p.Changes = decode.Changes{} // each source has been told
 			if p.Format == "" {
 				p.Format = "json" // endings of names tell later; none of them allows more
 			}
@@ -164,9 +165,23 @@ func (d *decoder) checkSources(u *UseCase) {
 }
 
 func (d *decoder) checkFormats(all []Source, path string) {
-	for i, s := range all[min(1, len(all)):] {
-		if s.Format != all[0].Format {
-			d.faultAt(fmt.Sprintf("%s[%d]", path, i+1), "all sources have one format, and the first has %q", all[0].Format)
+	for i, s := range all {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		switch {
+		case s.Format != all[0].Format:
+			d.faultAt(at, "all sources have one format, and the first has %q", all[0].Format)
+		case !slices.Equal(s.Ops, all[0].Ops) || s.Decimals != all[0].Decimals:
+			d.faultAt(at, "all sources have the same ops and decimals, and the first has others")
+		}
+		if s.Format == "debezium" || d.bad(at) || d.bad(path) {
+			continue
+		}
+		for _, at := range []string{at, path} { // one source needs no list
+			for _, key := range []string{".ops", ".decimals"} {
+				if d.has(at + key) {
+					d.faultAt(at+key, "is for format: debezium")
+				}
+			}
 		}
 	}
 }
@@ -251,6 +266,7 @@ func (d *decoder) checkLabels(u *UseCase, s *event.Schema) {
 	}
 	if !d.bad("event") && !d.bad("label") {
 		p := u.labelParams()
+		p.Changes = decode.Changes{}
 		if p.Format == "" {
 			p.Format = "json"
 		}

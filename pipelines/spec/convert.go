@@ -24,9 +24,14 @@ func (u *UseCase) decodeParams() decode.Params {
 		UseCase:       u.Name,
 	}
 	if len(u.Source) > 0 {
-		p.Format = u.Source[0].Format
+		p.Format, p.Changes = u.Source[0].written()
 	}
 	return p
+}
+
+// written is how a source's events are written.
+func (s Source) written() (string, decode.Changes) {
+	return s.Format, decode.Changes{Ops: slices.Clone(s.Ops), Decimals: s.Decimals}
 }
 
 // Decode is how events are read. Its Format is empty unless the file says it, and then the endings of
@@ -112,7 +117,7 @@ func (u *UseCase) labelParams() decode.Params {
 	l := u.Label
 	p := decode.Params{Fields: slices.Clone(l.Fields), ID: slices.Clone(u.Event.ID), Time: l.Time, MaxEvent: u.Event.MaxEvent, UseCase: u.Name}
 	if len(l.Source) > 0 {
-		p.Format = l.Source[0].Format
+		p.Format, p.Changes = l.Source[0].written()
 	}
 	return p
 }

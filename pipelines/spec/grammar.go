@@ -13,6 +13,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/decode"
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/feature"
+	"github.com/millrace-ml/millrace/transforms/format"
 )
 
 // This file declares the use-case file. Each function gives an object bound to the place that it
@@ -162,7 +163,7 @@ func fieldValue(name string, f *decode.Field) value {
 			return nil
 		}), example: "^[A-Z]{2}$", doc: "A regular expression (RE2) that a string, category or id matches somewhere."},
 		{name: "format", value: text(&f.TimeFormat), def: "RFC 3339", example: "unix_ms",
-			doc: "How a timestamp is written: `unix_s`, `unix_ms`, `unix_us`, `step` (a count, as seconds), or a layout in Go's form, `2006-01-02 15:04:05`."},
+			doc: "How a timestamp is written: `unix_s`, `unix_ms`, `unix_us`, `unix_ns`, `unix_days`, `step` (a count, as seconds), or a layout in Go's form, `2006-01-02 15:04:05`."},
 		{name: "zone", value: parsed("a time zone", "", func(s string) error {
 			if _, err := time.LoadLocation(s); err != nil {
 				return fmt.Errorf("%q is not a time zone such as Europe/Paris", s)
@@ -177,7 +178,11 @@ func sources(all *[]Source) value {
 	one := func(s *Source) value {
 		return forms{scalar: url(&s.URL), mapping: object{name: "Source", doc: "An input. A URL or path alone is short for `{url: ...}`.", keys: []key{
 			{name: "url", value: url(&s.URL), required: true, example: "data/*.csv.gz", doc: "What is read: a path, a pattern, or a URL."},
-			{name: "format", value: enum(&s.Format, "json", "csv", "parquet"), def: "by the ending, else json", doc: "How events are written."},
+			{name: "format", value: enum(&s.Format, "json", "csv", "parquet", "debezium"), def: "by the ending, else json", doc: "How events are written. `debezium` is changes of a database's table, as JSON with or without their schema: the event is the row, as it became or, where it was deleted, as it was. Fields are columns; a path that begins with `$.` is of the change itself, as `$.op`, `$.source.table`, `$.before.amount`, or `$.source.ts_ms`, when it was committed."},
+			{name: "ops", value: list[string]{dst: &s.Ops, elem: func(op *string) value { return enum(op, format.RowOps()...) }, lone: true, least: 1}, def: "[create, snapshot]", example: "[create, update]",
+				doc: "Of format debezium, the changes that are events. All others are skipped, and counted."},
+			{name: "decimals", value: enum(&s.Decimals, "precise", "string"), example: "precise",
+				doc: "Of format debezium, the connector's `decimal.handling.mode`, where it writes decimals as strings and no schema. `precise` gives them the scale of the field."},
 		}}}
 	}
 	first := func() *Source { *all = make([]Source, 1); return &(*all)[0] }

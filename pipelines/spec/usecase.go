@@ -70,8 +70,11 @@ type Event struct {
 // Source is one input.
 type Source struct {
 	URL Ref
-	// Format is json, csv or parquet; empty means by the URL's ending.
+	// Format is json, csv, parquet or debezium; empty means by the URL's ending.
 	Format string
+	// Ops and Decimals are of debezium, see decode.Changes.
+	Ops      []string
+	Decimals string
 }
 
 // Stream says how a source without an end is read.

@@ -1,5 +1,5 @@
-// Package decode turns records into batches of events: it reads JSON lines, CSV and Parquet by a list of
-// fields, checks every value, assigns the event time, and makes a dead letter of each record that can't
+// Package decode turns records into batches of events: it reads JSON lines, CSV, Parquet and the changes of
+// a database that Debezium captures by a list of fields, checks every value, assigns the event time, and makes a dead letter of each record that can't
 // be used. It is plain Go, called inside the source; the grammar of values is package format's.
 //
 // # What is accepted
@@ -16,9 +16,9 @@
 // CSV cell is an empty string for strings and categories.) Leading zeros are allowed in CSV numbers.
 //
 // Times without an offset are in [Field.Zone], UTC by default; a time that a zone skips or repeats is
-// what time.Date makes of it. Formats of time: RFC 3339, "unix_s", "unix_ms", "unix_us" (numbers, with
-// a fraction if need be, floored to the microsecond), "step" (an integer: step n is second n), or a Go
-// layout. Event times lie in the years 0 to 9999.
+// what time.Date makes of it. Formats of time: RFC 3339, "unix_s", "unix_ms", "unix_us", "unix_ns"
+// (numbers, with a fraction if need be, floored to the microsecond), "unix_days" (an integer), "step" (an
+// integer: step n is second n), or a Go layout. Event times lie in the years 0 to 9999.
 //
 // A compound id joins the texts of its fields by "|"; in them "|" is written \| and \ is \\, so that
 // different parts never make the same id.
@@ -38,11 +38,30 @@
 // own. Memory is bounded by a few blocks of at most 1 MiB + MaxEvent each, and their batches.
 // The reader's choice of blocks decides where batches end, and nothing else.
 //
+// # Changes
+//
+// Format "debezium" is a change a record, as Debezium's connectors write it in JSON. The event is the row: as
+// it became, or as it was where it is deleted. Fields are columns; paths behind "$." begin at the change, so
+// that a use case has the operation as Debezium writes it (c, u, d, r), the table, the time of the commit, or
+// the row before. [Params.RejectUnknown] is about columns alone. [Changes] say which operations make events;
+// the others are skipped and counted, and so are truncations, messages and records without a value, which
+// Kafka wants after a deletion: those are blank.
+//
+// JSON doesn't say what a number means. Where the record brings its schema, that decides: times are in the
+// unit of their column, whatever [Field.TimeFormat] says, and decimals as bytes have its scale. Without a
+// schema the field decides: TimeFormat tells the unit, [Changes.Decimals] what a string holds where a number
+// is wanted, and [Field.Scale] the scale of bytes. A number is a number in any case, and a decimal that brings
+// its scale, as those of unlimited precision do, needs nothing else. A float has no scale: bytes without a
+// schema need a field of decimal.
+//
+// A long text that didn't change isn't in the log of the database, unless its table has REPLICA IDENTITY
+// FULL; such a value is a schema fault. Nor is what a deleted row was, but for its key: the rest is null.
+//
 // # Errors
 //
 // Bad records are no errors: they go to reject as letters of stage "decode" and class
 //
-//   - decode: not JSON or CSV, bad UTF-8, a key that stands twice, nested too deep, too long;
+//   - decode: not JSON or CSV or no change, bad UTF-8, a key that stands twice, nested too deep, too long;
 //   - schema: a required field missing or null, a value of another type, an unknown field, a row with
 //     more or fewer cells than the header;
 //   - range: the right type, and a value that the field can't hold or doesn't allow.

@@ -27,7 +27,9 @@ func (w *worker) json(b []byte) bool {
 // rescue reads id and time of a line that failed, as far as they can be.
 func (w *worker) rescue(b []byte) {
 	w.lenient = true
-	if i := format.SkipSpace(b, 0); b[i] == '{' {
+	if w.d.changes != nil {
+		w.rescueChange(b)
+	} else if i := format.SkipSpace(b, 0); b[i] == '{' {
 		w.object(w.d.vital, b, i)
 	}
 	w.lenient = false
@@ -95,6 +97,9 @@ func (w *worker) object(n *node, b []byte, i int) int {
 			state.seen[k] = w.gen
 			last = k + 1
 			if f := e.field; f != nil {
+				if w.change.fields != nil {
+					f = &w.change.fields[f.at]
+				}
 				if i = w.value(f, &w.cols[f.at], w.n, b, i); i >= 0 {
 					w.have[f.at] = w.gen
 					w.got++
@@ -181,6 +186,8 @@ func (w *worker) value(f *field, c *builder, row int, b []byte, i int) int {
 		return end
 	case ch == '[' && f.elem != nil:
 		return w.list(f, c, row, b, i)
+	case ch == '{' && f.strings != wireJSON && (f.Kind == event.Int || f.Kind == event.Decimal || f.Kind == event.Float || f.Kind == event.ID):
+		return w.variable(f, c, row, b, i)
 	}
 	end := w.skip(b, i)
 	if end < 0 {

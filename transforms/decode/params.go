@@ -32,7 +32,8 @@ type Field struct {
 	// Elem is the kind of a List's elements. Lists are read from JSON and Parquet.
 	Elem event.Kind
 	// Path is where the value stands: keys of nested objects, joined by dots. The default is the key
-	// Name at the top, dots and all. In CSV it is the column's name.
+	// Name at the top, dots and all. In CSV it is the column's name. In a change of a database it is
+	// within the row, or behind "$." within the change itself: "$.op", "$.source.table".
 	Path string
 	// Optional fields may be null or missing.
 	Optional bool
@@ -42,7 +43,8 @@ type Field struct {
 	Enum []string
 	// Pattern is a regular expression (RE2) that a Category, String or ID must match somewhere.
 	Pattern string
-	// TimeFormat of a Timestamp: "" (RFC 3339), "unix_s", "unix_ms", "unix_us", "step" or a Go layout.
+	// TimeFormat of a Timestamp: "" (RFC 3339), "unix_s", "unix_ms", "unix_us", "unix_ns",
+	// "unix_days", "step" or a Go layout.
 	TimeFormat string
 	// Zone is the IANA name of the zone of times without an offset. Default UTC.
 	Zone string
@@ -50,9 +52,11 @@ type Field struct {
 
 // Params say how to read records. All of it is plain data.
 type Params struct {
-	// Format is "json" (lines), "csv" or "parquet".
+	// Format is "json" (lines), "csv", "parquet" or "debezium" (lines of changes of a database).
 	Format string
-	Fields []Field
+	// Changes say which of a database's changes are events.
+	Changes Changes
+	Fields  []Field
 	// ID names the field that identifies an event, of kind ID. Several make a compound id, kept in a
 	// column named "id" behind the fields. None: events have no id.
 	ID []string
@@ -74,9 +78,12 @@ func (p Params) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	switch p.Format {
-	case "json", "csv", "parquet":
+	case "json", "csv", "parquet", "debezium":
 	default:
-		bad("unknown format %q: want json, csv or parquet", p.Format)
+		bad("unknown format %q: want json, csv, parquet or debezium", p.Format)
+	}
+	if err := p.Changes.validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if len(p.Fields) == 0 {
 		bad("no fields")

@@ -128,6 +128,7 @@ type pcolumn struct {
 	scale uint8 // of integers: decimal places
 	unit  uint8 // of timestamps: decimal places to the microsecond
 	nanos bool
+	bare  bool // an integer that the field says the time format of
 }
 
 func (d *Decoder) openParquet(r io.ReaderAt, size int64, name string) (f *parquet.File, columns []pcolumn, err error) {
@@ -224,7 +225,7 @@ func column(f *field, leaf parquet.LeafColumn) (pcolumn, error) {
 		case integer && isDate:
 			return c, errors.New("the column is a date; want a timestamp")
 		case integer && scalar.numeric:
-			ok, c.unit = true, scalar.unit
+			ok, c.bare = true, true
 		case integer:
 			return c, errors.New("the column is a bare integer; write it as a timestamp or name its unit, as unix_ms")
 		case (c.kind == parquet.Double || c.kind == parquet.Float) && scalar.numeric:
@@ -319,7 +320,7 @@ func (w *worker) parquetValue(c *pcolumn, f *field, b *builder, row int, v parqu
 			n.Mant = -n.Mant
 		}
 		text := format.AppendDecimal(buf[:0], i, c.scale)
-		if f.Kind != event.Timestamp {
+		if f.Kind != event.Timestamp || c.bare {
 			return w.number(f, b, row, n, text)
 		}
 		if c.nanos {

@@ -13,16 +13,17 @@ import (
 )
 
 // timeUnits gives the decimal places from a unit of time to the microsecond.
-var timeUnits = map[string]uint8{"unix_s": 6, "unix_ms": 3, "unix_us": 0, "step": 6}
+var timeUnits = map[string]uint8{"unix_s": 6, "unix_ms": 3, "unix_us": 0, "unix_ns": 0, "unix_days": 6, "step": 6}
 
 // Decoder reads records. It may be used by several goroutines at once.
 type Decoder struct {
 	p       Params
 	schema  *event.Schema
 	fields  []field
-	root    *node // all fields
-	vital   *node // those of the id and the time, to name a bad record
-	idParts []int // of a compound id
+	root    *node    // all fields
+	vital   *node    // those of the id and the time, to name a bad record
+	changes *changes // nil if records are no changes of a database
+	idParts []int    // of a compound id
 	workers sync.Pool
 }
 
@@ -37,7 +38,10 @@ type field struct {
 	quick    event.Kind // Kind, if worker.quick may try
 	rfc3339  bool
 	numeric  bool // a timestamp that is a number
+	whole    bool // and an integer
 	unit     uint8
+	strings  wire
+	scale    int // of wireUnscaled
 	location *time.Location
 	elem     *field
 }
@@ -85,9 +89,8 @@ func New(p Params) (*Decoder, error) {
 		nodes++
 		return &node{index: map[string]int{}, at: nodes - 1}
 	}
-	grow := func(root *node, f *field) {
+	grow := func(root *node, f *field, keys []string) {
 		n := root
-		keys := f.keys()
 		for k, key := range keys {
 			i, ok := n.index[key]
 			if !ok {
@@ -104,10 +107,21 @@ func New(p Params) (*Decoder, error) {
 		}
 	}
 	d.root, d.vital = newNode(), newNode()
+	if p.Format == "debezium" {
+		d.changes = newChanges(p.Changes, newNode(), newNode())
+	}
 	for i := range d.fields {
-		grow(d.root, &d.fields[i])
+		f := &d.fields[i]
+		root, vital, keys := d.root, d.vital, f.keys()
+		if d.changes != nil {
+			f.expect(d.changes.decimals)
+			if inner, ok := f.ofChange(); ok {
+				root, vital, keys = d.changes.root, d.changes.vital, inner
+			}
+		}
+		grow(root, f, keys)
 		if i == schema.ID || i == schema.Time {
-			grow(d.vital, &d.fields[i])
+			grow(vital, f, keys)
 		}
 	}
 	d.workers.New = func() any { return newWorker(d, nodes) }
@@ -144,11 +158,7 @@ func compile(f Field, at int) field {
 		c.quick = f.Kind
 	}
 	if f.Kind == event.Timestamp {
-		c.unit, c.numeric = timeUnits[f.TimeFormat], false
-		if _, ok := timeUnits[f.TimeFormat]; ok {
-			c.numeric = true
-		}
-		c.rfc3339 = f.TimeFormat == ""
+		c.clock()
 		c.location = time.UTC
 		if f.Zone != "" {
 			c.location, _ = time.LoadLocation(f.Zone) // validated
@@ -159,6 +169,13 @@ func compile(f Field, at int) field {
 		c.elem = &e
 	}
 	return c
+}
+
+// clock makes the time's format ready.
+func (f *field) clock() {
+	f.unit, f.numeric = timeUnits[f.TimeFormat]
+	f.whole = f.TimeFormat == "step" || f.TimeFormat == "unix_days"
+	f.rfc3339 = f.TimeFormat == ""
 }
 
 // scaled is a bound in units of the field's last place: the first integer inside it. The bound counts

@@ -37,8 +37,9 @@ type Source struct {
 
 // Stats count what was read.
 type Stats struct {
-	// Lines is the number of records, Rows of good ones, Rejected of bad ones; Blank lines are apart.
-	Lines, Rows, Rejected, Blank int64
+	// Lines is the number of records, Rows of good ones, Rejected of bad ones; Blank lines are apart, and
+	// Skipped, changes of a database that [Changes] don't ask for.
+	Lines, Rows, Rejected, Blank, Skipped int64
 	// Bytes is the length of all of them, newlines and skipped beginnings included.
 	Bytes int64
 }
@@ -48,6 +49,7 @@ func (s *Stats) add(o Stats) {
 	s.Rows += o.Rows
 	s.Rejected += o.Rejected
 	s.Blank += o.Blank
+	s.Skipped += o.Skipped
 	s.Bytes += o.Bytes
 }
 
@@ -65,7 +67,7 @@ type block struct {
 	done    chan struct{}
 }
 
-// Read decodes the lines of a range of a file, of format json or csv. Batches and letters are handed
+// Read decodes the lines of a range of a file, of format json, csv or debezium. Batches and letters are handed
 // over in the order of the file (a block's letters behind its batches), from the calling goroutine; the
 // first error of emit or reject ends the reading and is returned. r is not read any more when Read
 // returns.
@@ -193,6 +195,14 @@ func (w *worker) block(h header, b *block, source string) {
 			w.fail(deadletter.Decode, "record of %d bytes; the longest allowed is %d", len(line)-1, w.d.p.MaxEvent)
 		case csv:
 			good = w.csv(h, line)
+		case w.d.changes != nil:
+			if w.skips(line) {
+				b.stats.Skipped++
+				offset += int64(end)
+				left--
+				continue
+			}
+			good = w.debezium(line)
 		default:
 			good = w.json(line)
 		}

@@ -9,13 +9,13 @@ import (
 	"github.com/millrace-ml/millrace/transforms/source/driver"
 )
 
-// Records decodes the records of a log, of format json, each a record whole: it may hold newlines.
+// Records decodes the records of a log, of format json or debezium, each a record whole: it may hold newlines.
 // source names the partition. Batches are handed over in order, letters behind them; the first error of
 // emit or reject is returned.
 func (d *Decoder) Records(source string, records []driver.Record, emit func(event.Batch) error, reject func(deadletter.Letter) error) (Stats, error) {
 	var stats Stats
-	if d.p.Format != "json" {
-		return stats, errors.New("records of a log are decoded as json alone")
+	if d.p.Format != "json" && d.changes == nil {
+		return stats, errors.New("records of a log are decoded as json or debezium alone")
 	}
 	w := d.workers.Get().(*worker)
 	defer d.workers.Put(w)
@@ -34,6 +34,12 @@ func (d *Decoder) Records(source string, records []driver.Record, emit func(even
 			case len(r.Value) > d.p.MaxEvent:
 				w.record()
 				w.fail(deadletter.Decode, "record of %d bytes; the longest allowed is %d", len(r.Value), d.p.MaxEvent)
+			case d.changes != nil:
+				if w.skips(w.line) {
+					stats.Skipped++
+					continue
+				}
+				good = w.debezium(w.line)
 			default:
 				good = w.json(w.line)
 			}

@@ -35,6 +35,7 @@ type worker struct {
 	scratch []byte
 	cell    []byte
 	line    []byte // a record of a log with the newline that lines have
+	change  change // the record, of a log of changes
 	fault   fault
 	lenient bool // unknown keys are fine: only id and time of a bad record are looked for
 }
@@ -90,6 +91,10 @@ func newWorker(d *Decoder, nodes int) *worker {
 	}
 	visit(d.root)
 	visit(d.vital)
+	if d.changes != nil {
+		visit(d.changes.root)
+		visit(d.changes.vital)
+	}
 	return w
 }
 
@@ -476,13 +481,10 @@ func (w *worker) number(f *field, c *builder, row int, n format.Number, text []b
 		c.ints[row] = int64(n.Mant)
 		return true
 	case event.Timestamp:
-		if !f.numeric || f.TimeFormat == "step" && !n.Int {
+		if !f.numeric || f.whole && !n.Int {
 			return w.wrong(deadletter.Schema, f, text, f.wants())
 		}
-		v, fault := n.Decimal(f.unit, text)
-		if fault == format.Inexact && n.Neg {
-			v--
-		}
+		v, fault := f.micros(n, text)
 		if fault == format.Overflow || v < format.MinTime || v > format.MaxTime {
 			return w.wrong(deadletter.Range, f, text, "a time in the years 0 to 9999")
 		}
@@ -490,6 +492,24 @@ func (w *worker) number(f *field, c *builder, row int, n format.Number, text []b
 		return true
 	}
 	return w.wrong(deadletter.Schema, f, text, f.wants())
+}
+
+// micros is a time that is a number, in microseconds, floored.
+func (f *field) micros(n format.Number, text []byte) (int64, format.Fault) {
+	switch f.TimeFormat {
+	case "unix_ns":
+		n.Exp -= 3
+	case "unix_days":
+		if n.Long || n.Mant > 1e7 { // the year 9999 is day 2932896
+			return 0, format.Overflow
+		}
+		n.Mant *= 86400
+	}
+	v, fault := n.Decimal(f.unit, text)
+	if fault == format.Inexact && n.Neg {
+		v--
+	}
+	return v, fault
 }
 
 // outside reports a number beyond the bounds of the field or of its kind.
@@ -514,6 +534,11 @@ func (w *worker) outside(f *field, text []byte) bool {
 
 // str stores a string, which is valid UTF-8.
 func (w *worker) str(f *field, c *builder, row int, text []byte) bool {
+	if f.strings != wireJSON {
+		if done, good := w.wired(f, c, row, text); done {
+			return good
+		}
+	}
 	switch f.Kind {
 	case event.ID:
 		if len(text) == 0 {

@@ -1,5 +1,5 @@
-// Package format is the grammar of the record formats: how values are written in JSON lines, CSV and
-// Parquet, read back, and laid out as output records. What a field may hold is decided by package
+// Package format is the grammar of the record formats: how values are written in JSON lines, CSV, Parquet
+// and the changes of a database, read back, and laid out as output records. What a field may hold is decided by package
 // decode, which reads rows with the scanners here.
 //
 // Reading and writing stand side by side and are tested as inverses: what an [Encoder] writes, a
@@ -21,6 +21,12 @@
 // (a column has one type in the whole file, and a later id might be no integer), decimals as
 // DECIMAL(18, scale) on INT64, timestamps as microseconds UTC, categories in a dictionary. Every column
 // may be null; files are compressed with Snappy, in row groups of 262,144 rows.
+//
+// # Changes
+//
+// [ScanChange] finds the parts of a record of Debezium, whose values are JSON and mean what [Types] say: the
+// schema of Kafka Connect that a record may bring. A decimal is the base64 of the two's complement of its
+// digits, or an object with that and the scale. Changes are read alone: databases write them.
 //
 // # Errors
 //
