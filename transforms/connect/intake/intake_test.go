@@ -304,6 +304,71 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+// TestLimitOfOneWrite fills the log by what waits for one slow sync. Once all of it has landed there is room again,
+// though a segment that no other follows is never deleted.
+func TestLimitOfOneWrite(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w, err := openWAL(dir, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := gate{syncs: &atomic.Int64{}, pass: make(chan error)}
+	w.create = func(path string) (file, error) {
+		f, err := createFile(path)
+		return gate{f, g.syncs, g.pass}, err
+	}
+	record := [][]byte{bytes.Repeat([]byte("x"), 200<<10)}
+	var all sync.WaitGroup
+	var failed atomic.Int64
+	add := func(record [][]byte) {
+		all.Go(func() {
+			if w.append(record) != nil {
+				failed.Add(1)
+			}
+		})
+	}
+	add([][]byte{[]byte("{}")})
+	g.pass <- nil // of the segment's head: the first record is being written
+	for range 5 {
+		add(record)
+	}
+	for have := uint64(0); have < 5; time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		have = w.pending.records
+		w.mu.Unlock()
+	}
+	close(g.pass)
+	all.Wait()
+	if failed.Load() > 0 {
+		t.Fatalf("%d of 6 were refused", failed.Load())
+	}
+	if err := w.append(record); !errors.Is(err, errFull) {
+		t.Fatalf("beyond the limit: %v", err)
+	}
+	if err := w.land(6); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.close(); err != nil {
+		t.Fatal(err)
+	}
+	if w, err = openWAL(dir, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	for i := range uint64(20) {
+		if err := w.append(record); err != nil {
+			t.Fatalf("record %d behind those that have landed: %v", i, err)
+		}
+		if err := w.land(7 + i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if names, err := filepath.Glob(filepath.Join(dir, "*"+ending)); err != nil || len(names) > 2 {
+		t.Errorf("%q are left, %v", names, err)
+	}
+}
+
 // version1Segment is a segment of two records, from number 7 on, as it was written first.
 const version1Segment = "4d494c4c57414c010700000000000000c418d1c307000000ab5579347b2261223a317d07000000c64dad487b2262223a327d"
 

@@ -182,8 +182,12 @@ func (w *wal) append(records [][]byte) error {
 	return b.err
 }
 
-// bytes is the size of all segments.
+// bytes is the size of all segments, 0 once all in them has landed: those go as what comes next lands, and no
+// sooner, since the last stays until another one follows.
 func (w *wal) bytes() (n int64) {
+	if w.landed == w.next {
+		return 0
+	}
 	for _, s := range w.segments {
 		n += s.size
 	}
