@@ -27,6 +27,7 @@
 //
 //	v      1; a reader refuses what is greater
 //	mark   the last name that was begun
+//	bytes  base64 of that name, only where it is no UTF-8
 //	since  a time in milliseconds since 1970, by the store's clock
 //	files  base64 of entries, an entry for each file that is known
 //

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"unicode/utf8"
 )
 
 // remembered is how many files a position knows.
@@ -47,8 +48,10 @@ type beginning struct {
 }
 
 type position struct {
-	V     int    `json:"v"`
-	Mark  string `json:"mark"`
+	V    int    `json:"v"`
+	Mark string `json:"mark"`
+	// Bytes is the mark where that is no UTF-8, which JSON doesn't keep.
+	Bytes []byte `json:"bytes,omitempty"`
 	Since int64  `json:"since"`
 	Files string `json:"files"`
 }
@@ -63,7 +66,11 @@ func (s *state) encode() string {
 			b = binary.BigEndian.AppendUint32(b, k.begin.hash)
 		}
 	}
-	text, _ := json.Marshal(position{V: 1, Mark: s.mark, Since: s.since, Files: base64.RawStdEncoding.EncodeToString(b)})
+	p := position{V: 1, Mark: s.mark, Since: s.since, Files: base64.RawStdEncoding.EncodeToString(b)}
+	if !utf8.ValidString(s.mark) {
+		p.Bytes = []byte(s.mark)
+	}
+	text, _ := json.Marshal(p)
 	return string(text)
 }
 
@@ -85,6 +92,9 @@ func decode(text string) (*state, error) {
 		return nil, fmt.Errorf("reading the position: %w", err)
 	}
 	s.mark, s.since = p.Mark, p.Since
+	if p.Bytes != nil {
+		s.mark = string(p.Bytes)
+	}
 	broken := errors.New("reading the position: its files are cut off")
 	for len(b) > 0 {
 		if len(b) < 8 {

@@ -34,3 +34,18 @@ func TestPositionVersion1(t *testing.T) {
 		}
 	}
 }
+
+// TestPositionOfAnyName: a name of a file is bytes, and need not be UTF-8.
+func TestPositionOfAnyName(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"m\xfcnchen-0001.jsonl", "\x80", "münchen.jsonl", "\ufffd", ""} {
+		s := state{mark: name}
+		got, err := decode(s.encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.mark != name {
+			t.Errorf("%q became %q by %s", name, got.mark, s.encode())
+		}
+	}
+}
