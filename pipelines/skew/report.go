@@ -197,9 +197,12 @@ func differ(f *event.Field, a *event.Column, i int, b *event.Column, j int) (abs
 	default:
 		return 0, 1, bytes.Equal(a.AppendID(nil, i), b.AppendID(nil, j))
 	}
-	abs = math.Abs(x - y)
+	abs = min(math.Abs(x-y), math.MaxFloat64) // JSON has no infinity
 	if most := max(math.Abs(x), math.Abs(y)); most > 0 {
-		rel = abs / most
+		rel = math.Abs(x/most - y/most)
+		if abs < math.MaxFloat64 {
+			rel = abs / most // the same, with one rounding
+		}
 	}
 	return abs, rel, same
 }

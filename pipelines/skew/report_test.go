@@ -2,6 +2,7 @@ package skew
 
 import (
 	"bytes"
+	"encoding/json"
 	"math"
 	"strings"
 	"testing"
@@ -105,6 +106,17 @@ func TestCompare(t *testing.T) {
 		if !strings.Contains(out.String(), says) {
 			t.Errorf("no %q in\n%s", says, out.String())
 		}
+	}
+}
+
+// TestFarApart: a difference that is no finite number is a report all the same.
+func TestFarApart(t *testing.T) {
+	got := compare(names, 1, []event.Batch{batch(t, true, row{1, 1, math.MaxFloat64, "", nil})}, []event.Batch{batch(t, false, row{1, 1, -math.MaxFloat64, "", nil})})
+	if f := got.Features[1]; f.Beyond != 1 || f.Absolute != math.MaxFloat64 || f.Relative != 2 {
+		t.Errorf("%+v", f)
+	}
+	if _, err := json.Marshal(got); err != nil {
+		t.Error(err)
 	}
 }
 
