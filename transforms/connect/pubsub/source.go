@@ -214,6 +214,15 @@ func (f *follower) lost(err error) error {
 	return f.address.explain(err)
 }
 
+// lookLater puts off the look whether anything moves.
+func (f *follower) lookLater() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.closed { // else it would keep all of this for ever
+		f.stuck.Reset(stuckAfter)
+	}
+}
+
 // judge is called when nothing was acknowledged for long.
 func (f *follower) judge() {
 	f.mu.Lock()
@@ -221,7 +230,7 @@ func (f *follower) judge() {
 	messages, bytes := f.messages, f.bytes
 	f.mu.Unlock()
 	if !full {
-		f.stuck.Reset(stuckAfter)
+		f.lookLater()
 		return
 	}
 	f.fail(fmt.Errorf("%s: %d messages of %d bytes are under way, no more may be, and for %v none has come to its end: "+
@@ -299,7 +308,7 @@ func (f *follower) Ack(next string) {
 	for _, m := range l.messages {
 		m.Ack()
 	}
-	f.stuck.Reset(stuckAfter)
+	f.lookLater()
 }
 
 // Pause leaves the one partition out, or not.
