@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +58,7 @@ func replayCommand(stdout, stderr io.Writer) *cobra.Command {
 				return usageError{errors.New("--rate is not negative, and --max-attempts at least 1")}
 			}
 			if u.Replay != "" && !dry {
-				for _, name := range []string{"source", "sink", "dead-letters", "features", "registry"} {
+				for _, name := range []string{"source", "dead-letters", "features", "registry"} {
 					if cmd.Flags().Changed(name) {
 						return usageError{fmt.Errorf("--%s has no effect: the letters go to the stream that reads the use case's replay", name)}
 					}
@@ -100,7 +101,7 @@ func replayCommand(stdout, stderr io.Writer) *cobra.Command {
 	f.BoolVar(&dry, "dry-run", false, "say what would be replayed and whether it can be read now; write nothing")
 	f.IntVar(&r.Filter.MaxAttempts, "max-attempts", replay.DefaultMaxAttempts, "skip what was tried so often")
 	f.BoolVar(&r.Filter.AcceptLate, "accept-late", false, "replay late events too")
-	f.StringVar(&c.sink, "sink", "", "where scores of replayed events go (default: the file's sinks, if they take records)")
+	f.StringVar(&c.sink, "sink", "", "where scores of replayed events go (default: the file's sinks, if they take records); with a stream, where\nletters are sent, if the file's replay is an address to read alone, as a subscription of Pub/Sub")
 	f.StringVar(&o.Registry, "registry", "", "registry of models: a folder or a URL (default: the file's)")
 	f.BoolVar(&o.WithFeatures, "features", false, "write the features beside each score")
 	return cmd
@@ -145,14 +146,18 @@ func (c *common) send(ctx context.Context, stderr io.Writer, u *spec.UseCase, r 
 	if err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
+	to = cmp.Or(c.sink, to)
 	p, err := replay.NewSending(ctx, to, r)
 	if errors.Is(err, replay.ErrAddress) {
 		return usageError{err}
 	}
-	if err == nil {
-		err = p.Check(ctx)
-	}
 	if err != nil {
+		return err
+	}
+	if err := p.Check(ctx); err != nil {
+		if c.sink == "" {
+			err = fmt.Errorf("%w (if this is an address to read alone, give the one to write with --sink)", err)
+		}
 		return err
 	}
 	pr := newProgress(stderr)

@@ -142,7 +142,13 @@ func publish(t *testing.T, address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := u.Features().Names()
+	publishFor(t, address, u)
+}
+
+// publishFor is publish for the one model of a use case.
+func publishFor(t *testing.T, address string, u *spec.UseCase) {
+	t.Helper()
+	name, names := u.Models[0].Name, u.Features().Names()
 	const rows = 256
 	rng := rand.New(rand.NewPCG(3, 5))
 	d := models.Dataset{X: make([]float32, rows*len(names)), Y: make([]float32, rows)}
@@ -172,13 +178,13 @@ func publish(t *testing.T, address string) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	v, err := r.Publish(t.Context(), "fraud", &bundle.Bundle{
+	v, err := r.Publish(t.Context(), name, &bundle.Bundle{
 		Manifest: bundle.Manifest{Fingerprint: u.Features().Fingerprint()}, Model: m, Golden: d.X[:64*len(names)],
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.SetAlias(t.Context(), "fraud", registry.Champion, v, "for the test", registry.Any); err != nil {
+	if err := r.SetAlias(t.Context(), name, registry.Champion, v, "for the test", registry.Any); err != nil {
 		t.Fatal(err)
 	}
 }
