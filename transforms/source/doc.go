@@ -41,7 +41,8 @@
 //   - source/read: events emitted
 //   - source/labels: labels emitted, in streams
 //   - source/bad: records that became dead letters
-//   - source/blank: blank lines skipped
+//   - source/blank: blank lines skipped, and records without a value
+//   - source/skipped: changes of a database that are no events, see decode.Changes
 //
 // # Non-obvious
 //

@@ -181,6 +181,7 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 	badEvents.Inc(ctx, int64(len(got.letters)-got.late))
 	lateEvents.Inc(ctx, int64(got.late))
 	blankLines.Inc(ctx, got.blank)
+	skippedChanges.Inc(ctx, got.skipped)
 	if next.Watermark != never {
 		we.UpdateWatermark(instant(next.Watermark))
 	}
@@ -205,6 +206,7 @@ type taken struct {
 	late     int
 	bytes    int
 	blank    int64
+	skipped  int64
 }
 
 func (t *taken) nothing() bool {
@@ -256,6 +258,7 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 	}
 	part := &p.Partitions[at]
 	part.Next, part.Ended = c.Next, part.Ended || c.Ended
+	before := r.heard[at]
 	heard := c.Batch.N > 0 || len(c.Records) > 0 || c.Table.File != nil
 	if heard {
 		r.heard[at], r.last = now, now
@@ -322,7 +325,11 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 	} else {
 		stats, err = decoder.Records(name, c.Records, keep, bury)
 	}
+	if params.Format == "debezium" && stats.Lines == 0 {
+		r.heard[at] = before // changes that are no events don't move the watermark, and so may not hold it either
+	}
 	got.blank += stats.Blank
+	got.skipped += stats.Skipped
 	got.bytes += int(stats.Bytes)
 	return err
 }
@@ -360,6 +367,7 @@ func (r *reading) report(p progress, got taken) {
 	telemetry.Read(got.rows)
 	telemetry.Bad(len(got.letters) - got.late)
 	telemetry.Blank(int(got.blank))
+	telemetry.Skipped(int(got.skipped))
 	for _, part := range p.Partitions {
 		if n, ok := r.behind[part.Address][part.Name]; ok {
 			telemetry.Lag(part.Name, n)

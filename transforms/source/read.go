@@ -42,6 +42,8 @@ var (
 	readEvents = beam.NewCounter("source", "read")
 	badEvents  = beam.NewCounter("source", "bad")
 	blankLines = beam.NewCounter("source", "blank")
+
+	skippedChanges = beam.NewCounter("source", "skipped")
 )
 
 // listFn finds the partitions of an address.
@@ -220,7 +222,7 @@ func (f *readFn) readBytes(ctx context.Context, d driver.Bytes, p driver.Partiti
 		}
 		defer done()
 		stats, err = dec.ReadParquet(at, size, src, emit, reject)
-		f.blank(ctx, stats.Blank)
+		f.count(ctx, stats)
 		return err
 	case p.Splittable:
 		stats, err = dec.Read(&reader{ctx, file}, src, emit, reject)
@@ -234,13 +236,16 @@ func (f *readFn) readBytes(ctx context.Context, d driver.Bytes, p driver.Partiti
 			return err
 		}
 	}
-	f.blank(ctx, stats.Blank)
+	f.count(ctx, stats)
 	return err
 }
 
-func (f *readFn) blank(ctx context.Context, n int64) {
-	blankLines.Inc(ctx, n)
-	telemetry.Blank(int(n))
+// count counts what is neither an event nor a letter.
+func (f *readFn) count(ctx context.Context, s decode.Stats) {
+	blankLines.Inc(ctx, s.Blank)
+	skippedChanges.Inc(ctx, s.Skipped)
+	telemetry.Blank(int(s.Blank))
+	telemetry.Skipped(int(s.Skipped))
 }
 
 // reader ends when the bundle is cancelled.

@@ -80,11 +80,10 @@ func (s Stream) validate(p Params) error {
 	if s.Groups < 0 || s.Credit < 0 {
 		errs = append(errs, fmt.Errorf("source: %d groups, a credit of %d rows", s.Groups, s.Credit))
 	}
-	if p.Decode.Format != "" && p.Decode.Format != "json" {
-		errs = append(errs, fmt.Errorf("source: the records of a stream are json, not %s", p.Decode.Format))
-	}
-	if f := p.Labels.Decode.Format; f != "" && f != "json" {
-		errs = append(errs, fmt.Errorf("source: the labels of a stream are json, not %s", f))
+	for what, format := range map[string]string{"records": p.Decode.Format, "labels": p.Labels.Decode.Format} {
+		if format != "" && format != "json" && format != "debezium" {
+			errs = append(errs, fmt.Errorf("source: the %s of a stream are json or debezium, not %s", what, format))
+		}
 	}
 	if p.Decode.Time == "" {
 		errs = append(errs, errors.New("source: a stream needs an event time: name the field"))
@@ -104,7 +103,7 @@ func (s Stream) validate(p Params) error {
 func follow(s beam.Scope, p Params) Streams {
 	st := p.Stream.withDefaults()
 	decode, labels := p.Decode, p.Labels.Decode
-	decode.Format, labels.Format = "json", "json"
+	decode.Format, labels.Format = cmp.Or(decode.Format, "json"), cmp.Or(labels.Format, "json")
 	groups := make([]group, st.Groups)
 	for i := range groups {
 		groups[i] = group{Addresses: slices.Concat(p.URLs, p.Labels.URLs, p.Replay), Labels: len(p.Labels.URLs), Replay: len(p.Replay), Group: i, Groups: st.Groups}

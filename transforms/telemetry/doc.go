@@ -15,6 +15,7 @@
 //	millrace_events_read_total                        counter    events decoded
 //	millrace_events_bad_total                         counter    events that could not be decoded
 //	millrace_lines_blank_total                        counter    blank lines skipped
+//	millrace_changes_skipped_total                    counter    changes of a database that are no events by the use case
 //	millrace_events_scored_total{model,version}       counter    scores given
 //	millrace_events_unscored_total{model,version}     counter    events without a finite score
 //	millrace_rows_written_total{sink}                 counter    rows handed to a target

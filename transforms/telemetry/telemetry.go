@@ -11,6 +11,7 @@ var (
 	read     = counter("events_read_total", "Events decoded.")
 	bad      = counter("events_bad_total", "Events that could not be decoded.")
 	blank    = counter("lines_blank_total", "Blank lines skipped.")
+	skipped  = counter("changes_skipped_total", "Changes of a database that are no events by the use case.")
 	scored   = counters("events_scored_total", "Scores given.", "model", "version")
 	unscored = counters("events_unscored_total", "Events without a finite score.", "model", "version")
 	written  = counters("rows_written_total", "Rows handed to a target.", "sink")
@@ -42,6 +43,9 @@ func Bad(n int) { bad.Add(float64(n)) }
 
 // Blank counts blank lines.
 func Blank(n int) { blank.Add(float64(n)) }
+
+// Skipped counts changes of a database that the use case doesn't ask for.
+func Skipped(n int) { skipped.Add(float64(n)) }
 
 // Scored counts scores that the version, as NAME@VERSION, gave.
 func Scored(version string, n int) { scored.WithLabelValues(split(version)...).Add(float64(n)) }

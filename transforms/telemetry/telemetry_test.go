@@ -22,6 +22,7 @@ func speak() {
 	Read(3)
 	Bad(2)
 	Blank(1)
+	Skipped(1)
 	Scored("fraud@3", 5)
 	Scored("fraud@4", 2)
 	Unscored("fraud@3", 1)
