@@ -22,7 +22,7 @@
 //
 // Beam counters in the namespace replay: letters; unreadable, lines that are no envelopes; at_decode and
 // at_predict, events that entered; sent, letters that were chosen for a stream; failed, dead letters again;
-// skipped_ with filter, never, late, attempts, cut, features and copy, the reasons why a letter is left out.
+// skipped_ with filter, never, late, attempts, cut, features, copy and change, the reasons why a letter is left out.
 //
 // # Errors
 //

@@ -52,9 +52,10 @@ const (
 	cut      = "cut"      // the record is not whole
 	features = "features" // its row is of other features
 	copied   = "copy"     // another letter of the same record
+	change   = "change"   // of a database, which the use case doesn't ask for now
 )
 
-var reasons = []string{byFilter, never, late, attempts, cut, features, copied}
+var reasons = []string{byFilter, never, late, attempts, cut, features, copied, change}
 
 // skip says why a letter is left out whatever became of its other copies, or nothing.
 func (f Filter) skip(l *deadletter.Letter) string {
@@ -103,7 +104,7 @@ type entrance struct {
 	filter      Filter
 	fingerprint string
 	headers     map[string][]byte
-	json        *decode.Decoder
+	records     *decode.Decoder // of json or debezium, as the source is
 	columns     *decode.Decoder // of rows that were encoded again
 	row         *decode.Decoder // of rows with their features
 	csv         *decode.Decoder
@@ -122,7 +123,10 @@ func newEntrance(in Params) (*entrance, error) {
 		err = cmp.Or(err, derr)
 		return dec
 	}
-	e.json = make(d, "json")
+	e.records = make(d, "json")
+	if d.Format == "debezium" {
+		e.records = make(d, d.Format)
+	}
 	if len(headers) > 0 {
 		e.csv = make(d, "csv")
 	}
@@ -153,7 +157,7 @@ func newEntrance(in Params) (*entrance, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.events, err = e.json.Schema().With(marks...)
+	e.events, err = e.records.Schema().With(marks...)
 	return e, err
 }
 
@@ -180,8 +184,14 @@ func (f Filter) spent(l *deadletter.Letter) string {
 
 // skip says why a letter that the filter lets through can't be replayed, or nothing.
 func (e *entrance) skip(l *deadletter.Letter) string {
-	if why := e.filter.spent(l); why != "" || l.Class.Enter() != "predict" {
+	if why := e.filter.spent(l); why != "" {
 		return why
+	}
+	if l.Class.Enter() != "predict" {
+		if l.Class != deadletter.Late && e.records.Skips(l.Original) {
+			return change
+		}
+		return ""
 	}
 	var row map[string]json.RawMessage
 	if l.Fingerprint != "" && l.Fingerprint != e.fingerprint || json.Unmarshal(l.Row, &row) != nil {
@@ -213,7 +223,7 @@ func (e *entrance) enter(letters []deadletter.Letter) (out entered, err error) {
 			records = append(records, l)
 		}
 	}
-	if out.events, out.failed, err = e.run(e.json, records, nil, e.events); err != nil {
+	if out.events, out.failed, err = e.run(e.records, records, nil, e.events); err != nil {
 		return out, err
 	}
 	for header, lines := range tables {

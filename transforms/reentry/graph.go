@@ -48,6 +48,8 @@ type Params struct {
 	Headers map[string][]byte
 	// Credit says that the rows under way are counted for the run of Features.Stream.
 	Credit bool
+	// Models and Sinks are those of source.Stream, where a source of letters is told what has landed.
+	Models, Sinks int
 }
 
 // WithMarks adds the columns that tell replayed rows from others.
@@ -218,9 +220,29 @@ func (f *enterFn) flush(ctx context.Context, events, rows func(beam.EventTime, e
 	}
 	for _, l := range out.failed {
 		refailed.Inc(ctx, 1)
+		f.Params.forego(&l)
 		reject(l)
 	}
 	return nil
+}
+
+// forego notes that a letter which comes to its end again is of an event that no model and no sink will see:
+// the letter's own end is that at one of them.
+func (p Params) forego(l *deadletter.Letter) {
+	if l.Class.Enter() != "predict" || !inflight.Active() {
+		return
+	}
+	key := inflight.LetterOf(l.ID, l.Digest, l.Original)
+	var ends []inflight.End
+	for range p.Models - 1 {
+		ends = append(ends, inflight.End{Key: key, Share: inflight.ByModel})
+	}
+	if l.Class == deadletter.Sink {
+		for range p.Sinks - 1 {
+			ends = append(ends, inflight.End{Key: key, Share: inflight.BySink})
+		}
+	}
+	inflight.Ended(ends...)
 }
 
 // FinishBundle decodes the rest.
@@ -299,6 +321,7 @@ func (f *followFn) ProcessElement(ctx context.Context, l deadletter.Letter, even
 	}
 	if why != "" {
 		skipped[why].Inc(ctx, 1)
+		f.Params.forego(&l)
 		reject(l)
 		return nil
 	}

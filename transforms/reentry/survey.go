@@ -149,6 +149,7 @@ func Skips(unreadable int, skipped map[string]int) string {
 	add(skipped[cut], "the record is not kept whole")
 	add(skipped[features], "their features are of another feature section, or not kept")
 	add(skipped[copied], "letters of an event that another letter holds")
+	add(skipped[change], "changes that are no events by the use case as it is")
 	return text
 }
 
