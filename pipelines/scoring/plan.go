@@ -155,7 +155,7 @@ func New(ctx context.Context, u *spec.UseCase, o Options) (Plan, error) {
 			if err != nil {
 				return Plan{}, fmt.Errorf("sinks.%s: %w", s.Name, err)
 			}
-			p.Sinks = append(p.Sinks, sink.Params{URL: url, Format: s.Format, When: s.When, Outs: outs, Stream: p.Roll})
+			p.Sinks = append(p.Sinks, sink.Params{Name: s.Name, URL: url, Format: s.Format, When: s.When, Outs: outs, Stream: p.Roll})
 		}
 	}
 	if log := u.FeatureLog; log.URL != "" {

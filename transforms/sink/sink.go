@@ -23,6 +23,9 @@ type Stream = staged.Stream
 
 // Params says where batches go, and what of them.
 type Params struct {
+	// Name tells several sinks of a graph apart: it is part of the names of their stages, which should stay when
+	// sinks come, go or change places. By default there is none.
+	Name string
 	// URL is a file, or a folder if it ends in a slash; "-" is standard output; other schemes as the
 	// connectors' docs say.
 	URL string
@@ -151,6 +154,9 @@ func TryWrite(s beam.Scope, batches beam.PCollection, p Params) (beam.PCollectio
 	}
 	if _, err := staged.Driver(p.URL); err != nil {
 		return beam.PCollection{}, err
+	}
+	if p.Name != "" {
+		s = s.Scope(p.Name)
 	}
 	s = s.Scope("sink.Write")
 	if p.publishes() {

@@ -1,0 +1,29 @@
+// Package dataflow runs graphs on Google Cloud Dataflow: it describes a job by the SDK's own library, checks what
+// can be checked before anything starts, stages the graph and the worker, starts the job and watches it.
+//
+// Credentials are Google's default ones, and never options.
+//
+// # Delivery
+//
+// State is exactly once; a bundle that failed is run again, and sinks see what it had sent before: they have to
+// be idempotent.
+//
+// # Update
+//
+// With [Options].Update a job takes the place of the running one of its name and goes on from its state, which is
+// found by the names of transforms. Names are stable: a golden test holds them, and names.json maps those that
+// once had another. Besides names Dataflow compares coders: state of other features has another name, since the
+// names of stages with state hold the fingerprint of what they keep.
+//
+// # Errors
+//
+// [Options.Validate] reports all faults of the options. [ErrFailed] wraps what made a job fail, [ErrCancelled]
+// reports one that somebody ended.
+//
+// # Non-obvious
+//
+// The SDK's runner itself, package beam/runners/dataflow, takes its options from flags of the process, looks at
+// the staging bucket even in a dry run, gives its description to the log alone, sleeps through a context that
+// ends, and makes the staging bucket where there is none. This package goes by the library beneath it,
+// dataflowlib, which has none of that; a test holds both descriptions equal.
+package dataflow

@@ -1,0 +1,393 @@
+package dataflow
+
+import (
+	"cmp"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam/core"
+)
+
+// What becomes of a job when the context of its Run ends.
+const (
+	// StopCancel ends the job at once.
+	StopCancel = "cancel"
+	// StopDrain ends the sources of a stream, and the job when what was read is finished.
+	StopDrain = "drain"
+	// StopLeave lets the job go on.
+	StopLeave = "leave"
+)
+
+// How Dataflow finds the number of workers.
+const (
+	// Fixed keeps NumWorkers.
+	Fixed = "NONE"
+	// Throughput goes up to MaxNumWorkers.
+	Throughput = "THROUGHPUT_BASED"
+)
+
+// Options say how a graph runs on Dataflow. The zero value of a field is its default. Names in Parse are those
+// of the SDK's flags.
+type Options struct {
+	// Project, Region and StagingLocation, a gs:// folder for what workers fetch, have no default.
+	Project         string
+	Region          string
+	StagingLocation string
+	// TempLocation is a gs:// folder (default: tmp in the staging location).
+	TempLocation string
+	// JobName is the job's (default millrace). No two jobs that run have the same.
+	JobName string
+	// Labels of the job, up to 64; Parse reads them as a JSON object.
+	Labels map[string]string
+
+	// MachineType of the workers, as n2-standard-4 (default: Dataflow's choice). The worker's binary has to be
+	// for its processors.
+	MachineType string
+	// NumWorkers is the number of workers at the start (default: Dataflow's choice), and with the algorithm NONE
+	// at any time. MaxNumWorkers is the most (default: Dataflow's choice).
+	NumWorkers    int
+	MaxNumWorkers int
+	// AutoscalingAlgorithm is THROUGHPUT_BASED or NONE (default: Dataflow's choice).
+	AutoscalingAlgorithm string
+	// WorkerThreads is how many bundles a worker process takes at a time (default: Dataflow's choice).
+	WorkerThreads int
+	// DiskSizeGB is the size of a worker's disk (default: Dataflow's choice).
+	DiskSizeGB int
+	// WorkerZone keeps workers in a zone of the region (default: Dataflow's choice).
+	WorkerZone string
+
+	// ServiceAccount is the email of the account that workers have (default: the project's for Compute Engine).
+	ServiceAccount string
+	// Network and Subnetwork, as regions/REGION/subnetworks/NAME, are where workers are (default: default).
+	Network    string
+	Subnetwork string
+	// NoPublicIPs gives workers private addresses only. They then need a WorkerImage that they reach without the
+	// internet.
+	NoPublicIPs bool
+	// KMSKey encrypts what Dataflow keeps (default: a key of Google's).
+	KMSKey string
+
+	// WorkerImage is the container that workers run in (default apache/beam_go_sdk of the SDK's version). It needs
+	// Beam's boot: cmd/millrace/container says how one is built.
+	WorkerImage string
+	// WorkerBinary is what workers run (default: this executable). It has to be for Linux.
+	WorkerBinary string
+
+	// Experiments and ServiceOptions go to Dataflow as they are; Parse reads them with commas between. Those
+	// that the SDK needs are always given.
+	Experiments    []string
+	ServiceOptions []string
+
+	// DryRun describes the job, and contacts nothing.
+	DryRun bool
+	// TemplateLocation is a gs:// object that the job is written to, instead of being started: a flex template's
+	// launcher asks for it.
+	TemplateLocation string
+	// Endpoint is the URL of the Dataflow API (default: Google's).
+	Endpoint string
+
+	// OnStop is what happens to the job when its context ends: cancel (default), drain, for streams, or leave.
+	OnStop string
+
+	// The rest is for streams alone.
+
+	// Update replaces the running job of the same JobName, and goes on from its state.
+	Update bool
+	// TransformNames maps names of the running job's transforms to those of this one, beside what the program
+	// knows itself; Parse reads a JSON object.
+	TransformNames map[string]string
+}
+
+// fields are the options by their names, for Parse.
+var fields = []struct {
+	name string
+	of   func(*Options) any
+}{
+	{"project", func(o *Options) any { return &o.Project }},
+	{"region", func(o *Options) any { return &o.Region }},
+	{"staging_location", func(o *Options) any { return &o.StagingLocation }},
+	{"temp_location", func(o *Options) any { return &o.TempLocation }},
+	{"job_name", func(o *Options) any { return &o.JobName }},
+	{"labels", func(o *Options) any { return &o.Labels }},
+	{"machine_type", func(o *Options) any { return &o.MachineType }},
+	{"num_workers", func(o *Options) any { return &o.NumWorkers }},
+	{"max_num_workers", func(o *Options) any { return &o.MaxNumWorkers }},
+	{"autoscaling_algorithm", func(o *Options) any { return &o.AutoscalingAlgorithm }},
+	{"number_of_worker_harness_threads", func(o *Options) any { return &o.WorkerThreads }},
+	{"disk_size_gb", func(o *Options) any { return &o.DiskSizeGB }},
+	{"worker_zone", func(o *Options) any { return &o.WorkerZone }},
+	{"service_account_email", func(o *Options) any { return &o.ServiceAccount }},
+	{"network", func(o *Options) any { return &o.Network }},
+	{"subnetwork", func(o *Options) any { return &o.Subnetwork }},
+	{"no_use_public_ips", func(o *Options) any { return &o.NoPublicIPs }},
+	{"dataflow_kms_key", func(o *Options) any { return &o.KMSKey }},
+	{"sdk_container_image", func(o *Options) any { return &o.WorkerImage }},
+	{"worker_binary", func(o *Options) any { return &o.WorkerBinary }},
+	{"experiments", func(o *Options) any { return &o.Experiments }},
+	{"dataflow_service_options", func(o *Options) any { return &o.ServiceOptions }},
+	{"dry_run", func(o *Options) any { return &o.DryRun }},
+	{"template_location", func(o *Options) any { return &o.TemplateLocation }},
+	{"dataflow_endpoint", func(o *Options) any { return &o.Endpoint }},
+	{"on_stop", func(o *Options) any { return &o.OnStop }},
+	{"update", func(o *Options) any { return &o.Update }},
+	{"transform_name_mapping", func(o *Options) any { return &o.TransformNames }},
+}
+
+// refused are flags of the SDK that can't be given, and why.
+var refused = map[string]string{
+	"streaming":                      "it follows from the sources",
+	"enable_streaming_engine":        "it is always on for streams, and bounded jobs have none",
+	"worker_machine_type":            "give machine_type",
+	"worker_harness_container_image": "give sdk_container_image",
+	"environment_type":               "workers are containers, always",
+	"environment_config":             "give sdk_container_image",
+	"parallelism":                    "Dataflow ignores it: give num_workers and max_num_workers",
+	"use_public_ips":                 "give no_use_public_ips",
+	"zone":                           "give worker_zone",
+	"async":                          "give on_stop=leave, and stop this process when the job is there",
+	"execute_async":                  "give on_stop=leave, and stop this process when the job is there",
+}
+
+// Parse reads options written as name=value. It reports all faults; only Validate knows whether the values
+// make sense.
+func Parse(pairs []string) (Options, error) {
+	var o Options
+	var errs []error
+	for _, pair := range pairs {
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			errs = append(errs, fmt.Errorf("dataflow option %q: write name=value", pair))
+			continue
+		}
+		if err := o.set(name, value); err != nil {
+			errs = append(errs, fmt.Errorf("dataflow option %s: %w", name, err))
+		}
+	}
+	return o, errors.Join(errs...)
+}
+
+// Names are those of the options that Parse takes.
+func Names() []string {
+	names := make([]string, len(fields))
+	for i, f := range fields {
+		names[i] = f.name
+	}
+	return names
+}
+
+func (o *Options) set(name, value string) (err error) {
+	if why := refused[name]; why != "" {
+		return fmt.Errorf("can't be set: %s", why)
+	}
+	for _, f := range fields {
+		if f.name != name {
+			continue
+		}
+		switch to := f.of(o).(type) {
+		case *string:
+			*to = value
+		case *[]string:
+			*to = strings.FieldsFunc(value, func(r rune) bool { return r == ',' })
+		case *map[string]string:
+			if json.Unmarshal([]byte(value), to) != nil {
+				err = fmt.Errorf(`%q is no JSON object of texts, as {"team":"risk"}`, value)
+			}
+		case *int:
+			if *to, err = strconv.Atoi(value); err != nil {
+				err = fmt.Errorf("%q is no number", value)
+			}
+		case *bool:
+			if *to, err = strconv.ParseBool(value); err != nil {
+				err = fmt.Errorf("%q is neither true nor false", value)
+			}
+		}
+		return err
+	}
+	return fmt.Errorf("unknown; there are %s", strings.Join(Names(), ", "))
+}
+
+func (o Options) withDefaults() Options {
+	o.TempLocation = cmp.Or(o.TempLocation, strings.TrimSuffix(o.StagingLocation, "/")+"/tmp")
+	o.JobName = cmp.Or(o.JobName, "millrace")
+	o.WorkerImage = cmp.Or(o.WorkerImage, core.DefaultDockerImage)
+	o.OnStop = cmp.Or(o.OnStop, StopCancel)
+	return o
+}
+
+var (
+	projects = regexp.MustCompile(`^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$`)
+	regions  = regexp.MustCompile(`^[a-z]+-[a-z]+\d+$`)
+	jobNames = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	buckets  = regexp.MustCompile(`^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/|$)`)
+	subnets  = regexp.MustCompile(`(?:^|/)regions/([^/]+)/subnetworks/[^/]+$`)
+	keys     = regexp.MustCompile(`^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$`)
+	labelKey = regexp.MustCompile(`^\p{Ll}[\p{Ll}\p{Lo}\p{N}_-]{0,62}$`)
+	labelVal = regexp.MustCompile(`^[\p{Ll}\p{Lo}\p{N}_-]{0,63}$`)
+)
+
+// Validate reports all that is wrong with the options for a graph whose sources have no end, or for one that is
+// bounded.
+func (o Options) Validate(stream bool) error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf("dataflow: "+format, args...)) }
+	d := o.withDefaults()
+	matches := func(name, value string, like *regexp.Regexp, advice string) {
+		if value != "" && !like.MatchString(value) {
+			fault("%s %q: %s", name, value, advice)
+		}
+	}
+	for _, f := range []struct{ name, value, is string }{
+		{"project", o.Project, "the id of a Google Cloud project"}, {"region", o.Region, "as europe-west1"},
+		{"staging_location", o.StagingLocation, "a folder that workers read, as gs://bucket/staging"},
+	} {
+		if f.value == "" {
+			fault("%s is missing: %s", f.name, f.is)
+		}
+	}
+	matches("project", o.Project, projects, "give the project's id, not its name or number")
+	matches("region", o.Region, regions, "give a region, as europe-west1")
+	matches("staging_location", o.StagingLocation, buckets, "give a folder, as gs://bucket/staging")
+	matches("temp_location", o.TempLocation, buckets, "give a folder, as gs://bucket/tmp")
+	matches("template_location", o.TemplateLocation, buckets, "give an object, as gs://bucket/job.json")
+	matches("job_name", o.JobName, jobNames, "a letter, then letters, digits and dashes, all lower case, 63 at most")
+	matches("dataflow_kms_key", o.KMSKey, keys, "give projects/PROJECT/locations/REGION/keyRings/RING/cryptoKeys/KEY")
+	if o.WorkerZone != "" && !strings.HasPrefix(o.WorkerZone, o.Region+"-") {
+		fault("worker_zone %q: is not in the region %s", o.WorkerZone, o.Region)
+	}
+	if o.ServiceAccount != "" && !strings.Contains(o.ServiceAccount, "@") {
+		fault("service_account_email %q: give the account's email", o.ServiceAccount)
+	}
+	if m := subnets.FindStringSubmatch(o.Subnetwork); o.Subnetwork != "" && (m == nil || m[1] != o.Region) {
+		fault("subnetwork %q: give regions/%s/subnetworks/NAME, in the job's region", o.Subnetwork, cmp.Or(o.Region, "REGION"))
+	}
+	if o.NoPublicIPs && o.WorkerImage == "" {
+		fault("no_use_public_ips: workers then can't fetch %s from the internet: give sdk_container_image, one that they reach", d.WorkerImage)
+	}
+	o.validateWorkers(fault)
+	o.validateLabels(fault)
+	o.validateExperiments(fault)
+	if !slices.Contains([]string{StopCancel, StopDrain, StopLeave}, d.OnStop) {
+		fault("on_stop %q: choose %s, %s or %s", o.OnStop, StopCancel, StopDrain, StopLeave)
+	}
+	if o.OnStop != "" && (o.DryRun || o.TemplateLocation != "") {
+		fault("on_stop has no effect: no job is started")
+	}
+	if o.DryRun && o.TemplateLocation != "" {
+		fault("dry_run writes nothing: leave template_location out")
+	}
+	switch {
+	case !stream && (o.Update || o.TransformNames != nil):
+		fault("update and transform_name_mapping are for streams, and this job is bounded: leave them out")
+	case !stream && o.OnStop == StopDrain:
+		fault("on_stop=%s is for streams, and this job is bounded: choose %s or %s", StopDrain, StopCancel, StopLeave)
+	case o.Update && o.JobName == "":
+		fault("update needs job_name, the name of the job to replace")
+	case !o.Update && o.TransformNames != nil:
+		fault("transform_name_mapping goes with update=true")
+	}
+	return errors.Join(errs...)
+}
+
+func (o Options) validateWorkers(fault func(string, ...any)) {
+	for _, f := range []struct {
+		name  string
+		value int
+	}{
+		{"num_workers", o.NumWorkers}, {"max_num_workers", o.MaxNumWorkers},
+		{"number_of_worker_harness_threads", o.WorkerThreads}, {"disk_size_gb", o.DiskSizeGB},
+	} {
+		if f.value < 0 {
+			fault("%s: %d, want at least 1, or 0 for Dataflow's choice", f.name, f.value)
+		}
+	}
+	if o.MaxNumWorkers > 0 && o.NumWorkers > o.MaxNumWorkers {
+		fault("num_workers: %d, want at most max_num_workers (%d)", o.NumWorkers, o.MaxNumWorkers)
+	}
+	switch o.AutoscalingAlgorithm {
+	case "", Throughput:
+	case Fixed:
+		if o.MaxNumWorkers > 0 {
+			fault("max_num_workers has no effect with autoscaling_algorithm=%s: give num_workers", Fixed)
+		}
+	default:
+		fault("autoscaling_algorithm %q: choose %s or %s", o.AutoscalingAlgorithm, Throughput, Fixed)
+	}
+	if err := o.checkBinary(); err != nil {
+		fault("worker_binary: %w", err)
+	}
+}
+
+func (o Options) validateLabels(fault func(string, ...any)) {
+	if len(o.Labels) > 64 {
+		fault("labels: %d, want 64 at most", len(o.Labels))
+	}
+	for _, k := range slices.Sorted(maps.Keys(o.Labels)) {
+		if !labelKey.MatchString(k) || !labelVal.MatchString(o.Labels[k]) {
+			fault("labels: %s=%s: lower-case letters, digits, _ and -, 63 at most, a letter first in a name", k, o.Labels[k])
+		}
+	}
+}
+
+func (o Options) validateExperiments(fault func(string, ...any)) {
+	for _, e := range o.Experiments {
+		name, _, _ := strings.Cut(e, "=")
+		switch {
+		case strings.HasPrefix(name, "disable_") && strings.Contains(name, "runner"), name == "enable_streaming_java_runner":
+			fault("experiments: %s: Go runs on Dataflow's portable runner alone", name)
+		case slices.Contains(always(true), name):
+			fault("experiments: %s: it is always given where it has an effect", name)
+		}
+	}
+}
+
+// always are the experiments that the SDK's own runner gives.
+func always(stream bool) []string {
+	e := []string{"beam_fn_api", "use_runner_v2", "use_unified_worker", "use_portable_job_submission"}
+	if stream {
+		e = append(e, "enable_streaming_engine", "enable_windmill_service")
+	}
+	return e
+}
+
+// armMachines have other processors than the rest.
+var armMachines = regexp.MustCompile(`^(t2a|c4a|n4a)-`)
+
+// binary is the path of what workers run.
+func (o Options) binary() (string, error) {
+	if o.WorkerBinary != "" {
+		return o.WorkerBinary, nil
+	}
+	return os.Executable()
+}
+
+// checkBinary looks whether workers can run their binary.
+func (o Options) checkBinary() error {
+	path, err := o.binary()
+	if err != nil {
+		return err
+	}
+	want, arch := elf.EM_X86_64, "amd64"
+	if armMachines.MatchString(o.MachineType) {
+		want, arch = elf.EM_AARCH64, "arm64"
+	}
+	f, err := elf.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("%s is no program for Linux: build one by GOOS=linux GOARCH=%s CGO_ENABLED=0 go build ./cmd/millrace", path, arch)
+	}
+	defer f.Close()
+	if f.Machine != want {
+		return fmt.Errorf("%s is for %v, and the machines are %s: build one by GOOS=linux GOARCH=%s CGO_ENABLED=0 go build ./cmd/millrace", path, f.Machine, arch, arch)
+	}
+	return nil
+}
