@@ -32,8 +32,8 @@ const child = "MILLRACE_PUBSUB_TEST_JOB"
 func TestMain(m *testing.M) {
 	*jobopts.Experiments = "prism_disable_sdf_split"
 	beam.Init()
-	lease = 10 * time.Second
 	if text := os.Getenv(child); text != "" {
+		lease = shortLease
 		var j job
 		err := json.Unmarshal([]byte(text), &j)
 		if err == nil {
@@ -44,6 +44,9 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// shortLease is that of what is killed: what it had comes again when it is over.
+const shortLease = 10 * time.Second
 
 // job is a stream over a subscription: a count of each customer's events, and what went wrong, each to
 // where it says.
@@ -221,7 +224,27 @@ func testDrain(t *testing.T, b bench) {
 	if letters < 100+4+11 {
 		t.Errorf("%d letters, want 115 or, for what was given again, more", letters)
 	}
-	quiet(t, follow(t, b.at("millrace/"+b.name), b.subscription(b.name)), 3*time.Second)
+	b.acknowledged(t, len(all))
+}
+
+// acknowledged holds that hardly any of so many messages come again: an acknowledgement that comes when the
+// lease has ended, as on a machine that is busy, is none.
+func (b bench) acknowledged(t *testing.T, all int) {
+	t.Helper()
+	f := follow(t, b.at("millrace/"+b.name), b.subscription(b.name))
+	again := 0
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+		chunks, err := f.Poll(t.Context(), 100*time.Millisecond, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range chunks {
+			again += len(c.Records)
+		}
+	}
+	if again > all/10 {
+		t.Errorf("%d of %d messages come again", again, all)
+	}
 }
 
 // testLetters: dead letters go to a topic, and from there into a file of letters again.
@@ -256,7 +279,9 @@ func testLetters(t *testing.T, b bench) {
 // testKilled: a process is killed while it works; the next one gets what the first had not acknowledged. The
 // emulator takes the dead process for alive, and with each lease that ends gives it half of what is left.
 func testKilled(t *testing.T, b bench) {
-	const n = 20_000
+	const n = 5_000
+	defer func(was time.Duration) { lease = was }(lease)
+	lease = shortLease
 	if testing.Short() {
 		t.Skip("it takes a minute")
 	}
@@ -339,5 +364,5 @@ func testKilled(t *testing.T, b bench) {
 		}
 	}
 	t.Logf("%d events, %d messages, %d outputs, killed after %d", n, len(all), outputs, len(before))
-	quiet(t, follow(t, b.at("millrace/"+b.name), b.subscription(b.name)), 3*time.Second)
+	b.acknowledged(t, len(all))
 }
