@@ -1,6 +1,7 @@
 package components
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,13 @@ func Postgres(t testing.TB) *Database {
 			// The server's packages, of which no other is on every machine.
 			return debian(dir, "postgresql-15", "postgresql-client-15", "libpq5", "libicu72", "libxml2", "libldap-2.5-0", "libsasl2-2")
 		})
+		if os.Geteuid() == 0 { // it runs as another user, who may not look into root's cache
+			near := filepath.Join(t.TempDir(), "program")
+			if err := errors.Join(os.CopyFS(near, os.DirFS(program)), give(near)); err != nil {
+				t.Fatal(err)
+			}
+			program = near
+		}
 		bin = filepath.Join(program, "usr", "lib", "postgresql", "15", "bin")
 	}
 	s := spec{name: "PostgreSQL", ports: 1, command: postgresCommand, ready: func(ctx context.Context, addr string) error {
@@ -49,8 +57,11 @@ func postgresOfMachine() string {
 		}
 		return filepath.Dir(path)
 	}
-	slices.SortFunc(found, func(a, b string) int { return len(a) - len(b) })
-	return filepath.Dir(found[len(found)-1])
+	version := func(path string) float64 {
+		v, _ := strconv.ParseFloat(filepath.Base(filepath.Dir(filepath.Dir(path))), 64) // 0 for none
+		return v
+	}
+	return filepath.Dir(slices.MaxFunc(found, func(a, b string) int { return cmp.Compare(version(a), version(b)) }))
 }
 
 func postgresCommand(bin, data string, ports []int) (*exec.Cmd, error) {
