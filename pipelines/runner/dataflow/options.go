@@ -226,6 +226,7 @@ var (
 	projects = regexp.MustCompile(`^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$`)
 	regions  = regexp.MustCompile(`^[a-z]+-[a-z]+\d+$`)
 	jobNames = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	services = regexp.MustCompile(`^https?://[^/]+/$`)
 	buckets  = regexp.MustCompile(`^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/|$)`)
 	subnets  = regexp.MustCompile(`(?:^|/)regions/([^/]+)/subnetworks/[^/]+$`)
 	keys     = regexp.MustCompile(`^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$`)
@@ -258,6 +259,7 @@ func (o Options) Validate(stream bool) error {
 	matches("temp_location", o.TempLocation, buckets, "give a folder, as gs://bucket/tmp")
 	matches("template_location", o.TemplateLocation, buckets, "give an object, as gs://bucket/job.json")
 	matches("job_name", o.JobName, jobNames, "a letter, then letters, digits and dashes, all lower case, 63 at most")
+	matches("dataflow_endpoint", o.Endpoint, services, "give the URL of the API, ending in a slash")
 	matches("dataflow_kms_key", o.KMSKey, keys, "give projects/PROJECT/locations/REGION/keyRings/RING/cryptoKeys/KEY")
 	if o.WorkerZone != "" && !strings.HasPrefix(o.WorkerZone, o.Region+"-") {
 		fault("worker_zone %q: is not in the region %s", o.WorkerZone, o.Region)

@@ -104,6 +104,7 @@ func TestValidate(t *testing.T) {
 		"a zone":          {o: with(func(o *Options) { o.Region = "europe-west1-b" }), want: []string{"region \"europe-west1-b\": give a region"}},
 		"local folders":   {o: with(func(o *Options) { o.StagingLocation, o.TempLocation, o.TemplateLocation = "/tmp/s", "tmp", "s3://b/t" }), want: []string{"staging_location", "temp_location", "template_location"}},
 		"job name":        {o: with(func(o *Options) { o.JobName = "Fraud_1" }), want: []string{"job_name \"Fraud_1\""}},
+		"endpoint":        {o: with(func(o *Options) { o.Endpoint = "dataflow.example.com" }), want: []string{"dataflow_endpoint"}},
 		"key":             {o: with(func(o *Options) { o.KMSKey = "k" }), want: []string{"dataflow_kms_key"}},
 		"other zone":      {o: with(func(o *Options) { o.WorkerZone = "us-central1-a" }), want: []string{"worker_zone \"us-central1-a\": is not in the region europe-west1"}},
 		"account":         {o: with(func(o *Options) { o.ServiceAccount = "worker" }), want: []string{"service_account_email"}},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners/dataflow/dataflowlib"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/util/gcsx"
 	df "google.golang.org/api/dataflow/v1b3"
+	"google.golang.org/api/googleapi"
 )
 
 var (
@@ -28,8 +30,8 @@ var (
 // poll is the time between two looks at a job.
 var poll = 10 * time.Second
 
-// stopTime is how long a request to stop a job may take.
-const stopTime = 30 * time.Second
+// silences are looks in a row that may fail.
+const silences = 30
 
 // State says how far a job is.
 type State struct {
@@ -67,13 +69,15 @@ func Run(ctx context.Context, p *beam.Pipeline, o Options, tell Progress) (map[s
 	if tell == nil {
 		tell = func(State) {}
 	}
-	err = j.wait(ctx, tell)
-	if ctx.Err() != nil {
+	if err = j.wait(ctx, tell); err != nil && !ended(err) {
 		return nil, err
 	}
-	counters, cerr := j.counters(ctx)
+	counters, cerr := j.counters(context.WithoutCancel(ctx))
 	return counters, errors.Join(err, cerr)
 }
+
+// ended tells an error of a job that has ended from one behind which it may go on.
+func ended(err error) bool { return errors.Is(err, ErrFailed) || errors.Is(err, ErrCancelled) }
 
 // stage writes what workers, or the launcher of a template, fetch.
 func (r request) stage(ctx context.Context) error {
@@ -121,12 +125,17 @@ type running struct {
 func (j running) wait(ctx context.Context, tell Progress) error {
 	o := j.options
 	s := State{ID: j.id, Console: fmt.Sprintf("https://console.cloud.google.com/dataflow/jobs/%s/%s?project=%s", o.Region, j.id, o.Project)}
-	for {
+	for silent := 0; ; {
 		job, err := j.jobs.Get(o.Project, o.Region, j.id).Context(ctx).Do()
-		if err != nil && ctx.Err() == nil {
-			return fmt.Errorf("looking at the job %s: %w", j.id, err)
-		}
-		if err == nil {
+		switch {
+		case ctx.Err() != nil:
+			return j.stop(ctx, tell, s)
+		case err != nil:
+			if silent++; silent > silences || refusal(err) {
+				return fmt.Errorf("looking at the job, which may go on: %w: see %s", err, s.Console)
+			}
+		default:
+			silent = 0
 			if job.CurrentState != s.State {
 				s.State = job.CurrentState
 				tell(s)
@@ -142,28 +151,34 @@ func (j running) wait(ctx context.Context, tell Progress) error {
 		}
 		select {
 		case <-ctx.Done():
-			return j.stop(ctx, tell, s)
 		case <-time.After(poll):
 		}
 	}
 }
 
-// stop does what the options say when the context ends.
+// refusal tells an answer that won't change from a service that is away for a moment.
+func refusal(err error) bool {
+	var e *googleapi.Error
+	return errors.As(err, &e) && e.Code < http.StatusInternalServerError && e.Code != http.StatusTooManyRequests
+}
+
+// stop does what the options say when the context ends, and waits until it is done: cancelling takes a minute,
+// draining as long as what was read.
 func (j running) stop(ctx context.Context, tell Progress, s State) error {
 	o := j.options
 	want := map[string]string{StopCancel: "JOB_STATE_CANCELLED", StopDrain: "JOB_STATE_DRAINED"}[o.OnStop]
 	if want == "" {
 		return context.Cause(ctx)
 	}
-	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
-	defer cancel()
-	if _, err := j.jobs.Update(o.Project, o.Region, j.id, &df.Job{RequestedState: want}).Context(ask).Do(); err != nil {
+	on := context.WithoutCancel(ctx)
+	if _, err := j.jobs.Update(o.Project, o.Region, j.id, &df.Job{RequestedState: want}).Context(on).Do(); err != nil {
 		return fmt.Errorf("stopping the job, which goes on: %w: see %s", err, s.Console)
 	}
-	if o.OnStop == StopDrain { // takes as long as what was read
-		return j.wait(context.WithoutCancel(ctx), tell)
+	err := j.wait(on, tell)
+	if errors.Is(err, ErrCancelled) {
+		err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
 	}
-	return context.Cause(ctx)
+	return err
 }
 
 // cause is what a job that failed said last.
