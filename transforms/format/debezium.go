@@ -254,9 +254,17 @@ const maxScale = 16383
 // AppendUnscaled appends the decimal number of an unscaled value, as [Meaning] has it, and reports whether it is
 // one.
 func AppendUnscaled(dst, text []byte, scale int) ([]byte, bool) {
-	raw, err := base64.StdEncoding.AppendDecode(nil, text)
+	var short [32]byte
+	raw, err := base64.StdEncoding.AppendDecode(short[:0], text)
 	if err != nil || len(raw) == 0 || scale < -maxScale || scale > maxScale {
 		return dst, false
+	}
+	if len(raw) <= 8 && scale >= 0 && scale < len(pow10) {
+		v := int64(int8(raw[0]))
+		for _, b := range raw[1:] {
+			v = v<<8 | int64(b)
+		}
+		return AppendDecimal(dst, v, uint8(scale)), true
 	}
 	v := new(big.Int).SetBytes(raw)
 	if raw[0]&0x80 != 0 {
