@@ -27,5 +27,12 @@
 // checkpoints. Wait sees the watermarks at the end of time, lets two more checkpoints complete, before which
 // all bundles end, and cancels.
 //
+// Flink names the operator at the head of the graph, which keeps whether it has given its one element, by a
+// hash of how it is chained. With a parallelism of 1 it would be chained to the next one, with more it can't be:
+// a savepoint of one subtask would fit no job of two. So a stream of one subtask is not chained.
+//
+// What the job server says of a job's failure may be wrong: it loses sight of one whose JobManager starts
+// again. Wait believes the cluster.
+//
 // A worker of the SDK whose runner is gone sleeps for ever, and so does boot: package worker ends both.
 package flink

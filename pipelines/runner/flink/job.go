@@ -40,6 +40,7 @@ type Job struct {
 	// What Wait knows.
 	flink     string // Flink's id
 	fault     string // last error among the job server's messages
+	said      State  // how the job ended, according to the job server
 	ended     State
 	worked    bool // it has done something
 	stopped   bool // by us
@@ -151,9 +152,9 @@ func (j *Job) hear(m *jobpb.JobMessagesResponse) {
 	case jobpb.JobState_DONE:
 		j.ended = "FINISHED"
 	case jobpb.JobState_FAILED:
-		j.ended = "FAILED"
+		j.said = "FAILED"
 	case jobpb.JobState_CANCELLED:
-		j.ended = "CANCELED"
+		j.said = "CANCELED"
 	}
 }
 
@@ -163,6 +164,10 @@ const patience = 60
 // look asks the cluster how the job is, and ends it where it can't go on or has nothing more to do.
 func (j *Job) look(ctx context.Context) (Detail, error) {
 	d, err := j.detail(ctx)
+	if j.said != "" && (err == nil && d.ID == "" || errors.Is(err, ErrNoJob)) { // the cluster knows nothing of it
+		j.ended = j.said
+		return Detail{}, nil
+	}
 	if err != nil {
 		if j.blind++; j.blind > patience {
 			return d, fmt.Errorf("losing sight of the job, which may go on: %w", err)

@@ -371,6 +371,9 @@ func (o Options) beam(stream bool) map[string]*structpb.Value {
 	if !stream {
 		return v
 	}
+	if o.Parallelism <= 1 { // see doc.go
+		v["operator_chaining"] = structpb.NewBoolValue(false)
+	}
 	v["max_bundle_size"] = number(o.BundleSize)
 	v["max_bundle_time_mills"] = millis(o.BundleTime)
 	v["checkpointing_interval"] = millis(o.CheckpointInterval)

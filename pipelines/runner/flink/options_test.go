@@ -113,11 +113,14 @@ func TestBeamOptions(t *testing.T) {
 		"checkpoint_timeout_millis": 600000., "num_concurrent_checkpoints": 1., "unaligned_checkpoint_enabled": true,
 		"externalized_checkpoints_enabled": true, "retain_externalized_checkpoints_on_cancellation": true,
 		"state_backend": "rocksdb", "state_backend_storage_path": "file:///c", "savepoint_path": "/s", "allow_non_restored_state": false,
-		"number_of_execution_retries": 5., "execution_retry_delay": 2000., "object_reuse": true,
+		"number_of_execution_retries": 5., "execution_retry_delay": 2000., "object_reuse": true, "operator_chaining": false,
 	}
 	o := Options{MaxParallelism: 256, Unaligned: true, StateBackend: "rocksdb", StoragePath: "file:///c", SavepointPath: "/s", Retries: 5, RetryDelay: 2 * time.Second, ObjectReuse: true}
 	if d := cmp.Diff(stream, text(o, true)); d != "" {
 		t.Error(d)
+	}
+	if _, ok := text(Options{Parallelism: 2}, true)["operator_chaining"]; ok {
+		t.Error("a job of two subtasks is not chained")
 	}
 	if got := text(Options{Retries: -1}, false)["number_of_execution_retries"]; got != 0. {
 		t.Errorf("retries -1 is sent as %v, want 0", got)

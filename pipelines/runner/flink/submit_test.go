@@ -379,6 +379,15 @@ func TestDrained(t *testing.T) {
 	}
 }
 
+// TestMistakenJobServer: what the job server says of a failure is not believed while the job runs.
+func TestMistakenJobServer(t *testing.T) {
+	s := newSide(t)
+	s.ends, s.marks = jobpb.JobState_FAILED, 9223371950454775
+	if _, err := waitFor(t, t.Context(), s, true, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestCancelledByOthers(t *testing.T) {
 	s := newSide(t)
 	s.ends, s.state = jobpb.JobState_RUNNING, "CANCELED"
