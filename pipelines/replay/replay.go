@@ -101,10 +101,11 @@ func (p Plan) Check(ctx context.Context) error { return p.Scoring.Check(ctx) }
 // Build adds the replay to s. It panics if the plan is not valid.
 func Build(s beam.Scope, p Plan) {
 	sp := p.Scoring
-	history := source.ReadAll(s, sp.Source) // its bad records have letters already
-	events, rows, failed := reentry.Read(s, p.letters, p.entrance())
-	labels, _ := sp.Labels(s, history)
-	computed, rejected := feature.ComputeLabeled(s, beam.Flatten(s, reentry.Mark(s, history.Events, sp.Source.Decode), events), labels, sp.Features)
+	in := source.ReadAll(s, sp.Source) // the history's bad records have letters already
+	entered, rows, failed := reentry.Read(s, p.letters, p.entrance())
+	in.Events = beam.Flatten(s, reentry.Mark(s, in.Events, sp.Source.Decode), entered)
+	labels, _ := sp.Labels(s, in)
+	computed, rejected := feature.ComputeLabeled(s, in.Events, labels, sp.Features)
 	rows = reentry.Order(s, beam.Flatten(s, reentry.Pick(s, computed), rows), p.Params.Rate)
 	scored, unscored := predict.Score(s, rows, sp.Predict)
 	lost := []beam.PCollection{failed, reentry.Again(s, rejected, false), reentry.Again(s, unscored, false)}

@@ -28,10 +28,11 @@ func buildReplaying(s beam.Scope, p Plan) {
 	in := source.ReadAll(s, p.Source)
 	entered, rows, failed := reentry.Follow(s, in.Letters, reentry.Params{
 		Filter: reentry.Filter{AcceptLate: true}, Decode: p.Source.Decode, Features: p.Features, Credit: p.Source.Stream.Credit > 0,
+		Models: p.Source.Stream.Models, Sinks: p.Source.Stream.Sinks,
 	})
-	events := beam.Flatten(s, reentry.Mark(s, in.Events, p.Source.Decode), entered)
+	in.Events = beam.Flatten(s, reentry.Mark(s, in.Events, p.Source.Decode), entered)
 	labels, orphans := p.Labels(s, in)
-	computed, rejected := feature.ComputeLabeled(s, events, labels, p.Features)
+	computed, rejected := feature.ComputeLabeled(s, in.Events, labels, p.Features)
 	scored, unscored := predict.Score(s, beam.Flatten(s, computed, rows), p.Predict)
 	lost := []beam.PCollection{in.Bad, failed, reentry.Again(s, rejected, true), reentry.Again(s, unscored, true)}
 	for _, out := range p.Sinks {

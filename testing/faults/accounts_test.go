@@ -54,12 +54,16 @@ features:
     aggregates: {card_n: count(), card_mean: mean(AMOUNT), card_std: std(AMOUNT)}
   - entity: SHOP
     windows: [1h, 2d]
-    aggregates: {shop_n: count(), shop_sum: sum(AMOUNT), shop_risk: {of: mean(FRAUD), empty: 0}}
+    aggregates: {shop_n: count(), shop_known: count(FRAUD), shop_sum: sum(AMOUNT), shop_risk: {of: mean(FRAUD), empty: 0}}
 models:
   - {name: payments, kind: binary}
 source: %[1]s/in?group=%[2]s
 replay: %[1]s/replay?group=%[2]s
 `
+	// Labels carry the time and the shop of their events, or are joined to them.
+	carried = "fields: {REPORT: id, ID: id, AT: timestamp, SHOP: id, KNOWN: timestamp, FRAUD: bool}"
+	joined  = "fields: {REPORT: id, ID: id, KNOWN: timestamp, FRAUD: bool}\n  join: {horizon: 2d, rate: 10}"
+
 	notNegative, anyAmount = "min: 0", "min: -1000"
 	kindNeeded, anyKind    = "enum: [web, shop]", "enum: [web, shop], optional: true"
 
@@ -76,6 +80,7 @@ type message struct {
 
 // ledger is what was sent, and what shall become of it.
 type ledger struct {
+	joins  bool // labels carry nothing but the id
 	rng    *rand.Rand
 	next   int
 	line   map[int]string // of the events, by id
@@ -115,8 +120,11 @@ func (l *ledger) payment(at time.Duration, class deadletter.Class) (id, shop int
 
 // report makes the label of an event.
 func (l *ledger) report(id, shop int, when, known time.Time, displaced time.Duration) message {
-	line := fmt.Sprintf(`{"REPORT":%d,"ID":%d,"AT":%q,"SHOP":%d,"KNOWN":%q,"FRAUD":%t}`,
-		id, id, when.Format(time.RFC3339), shop, known.Format(time.RFC3339), l.rng.IntN(20) == 0)
+	carries := fmt.Sprintf(`"AT":%q,"SHOP":%d,`, when.Format(time.RFC3339), shop)
+	if l.joins {
+		carries = ""
+	}
+	line := fmt.Sprintf(`{"REPORT":%d,"ID":%d,%s"KNOWN":%q,"FRAUD":%t}`, id, id, carries, known.Format(time.RFC3339), l.rng.IntN(20) == 0)
 	l.labels = append(l.labels, line)
 	return message{0, known.Add(displaced).UnixMicro(), line}
 }
@@ -355,6 +363,11 @@ func sameScores(t *testing.T, what string, got, want map[int]string) {
 // scored with the features that they would have had, also where the watermark has passed them, later events
 // know them, and to replay all of them again changes nothing.
 func TestAccounts(t *testing.T) {
+	t.Run("Labels", func(t *testing.T) { testAccounts(t, *accounted, false) })
+	t.Run("Joined", func(t *testing.T) { testAccounts(t, *accounted/10, true) })
+}
+
+func testAccounts(t *testing.T, n int, join bool) {
 	broker := components.Kafka(t)
 	dir := t.TempDir()
 	file := func(name, text string) string {
@@ -365,8 +378,12 @@ func TestAccounts(t *testing.T) {
 		return path
 	}
 	url := "kafka://" + broker.Addr
-	broken := fmt.Sprintf(paymentsUseCase, url, "first")
-	mended := strings.NewReplacer(notNegative, anyAmount, kindNeeded, anyKind).Replace(fmt.Sprintf(paymentsUseCase, url, "second"))
+	useCase := paymentsUseCase
+	if join {
+		useCase = strings.Replace(useCase, carried, joined, 1)
+	}
+	broken := fmt.Sprintf(useCase, url, "first")
+	mended := strings.NewReplacer(notNegative, anyAmount, kindNeeded, anyKind).Replace(fmt.Sprintf(useCase, url, "second"))
 	first, second := file("first.yaml", broken), file("second.yaml", mended)
 	registry := filepath.Join(dir, "registry")
 	u, err := spec.Parse(first, []byte(broken), nil)
@@ -400,7 +417,8 @@ func TestAccounts(t *testing.T) {
 	}
 
 	l := newLedger()
-	events, labels, late := l.history(*accounted)
+	l.joins = join
+	events, labels, late := l.history(n)
 	cut := storyBegins.Add(span * 9 / 10).UnixMicro()
 	after := func(all []message) (before, behind []message) {
 		for _, m := range all {
@@ -501,7 +519,7 @@ func TestAccounts(t *testing.T) {
 	replay("--class", "schema")
 	hasRead(t, c, broker, "second", "replay")
 	from := l.next
-	live := l.traffic(*accounted/20, span+2*time.Hour, span+3*time.Hour)
+	live := l.traffic(n/20, span+2*time.Hour, span+3*time.Hour)
 	send(t, broker, "in", live)
 	more, labels := l.closing(span + 5*time.Hour)
 	send(t, broker, "labels", labels)

@@ -282,6 +282,13 @@ func scores(t *testing.T, c *command, broker *components.Broker, topic string, n
 	got := map[int]map[string]int{}
 	ctx, stop := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer stop()
+	go func() {
+		select {
+		case <-c.ended:
+			stop()
+		case <-ctx.Done():
+		}
+	}()
 	for len(got) < n {
 		fetches := client.PollFetches(ctx)
 		select {

@@ -109,12 +109,14 @@ func testFlinkKilled(t *testing.T, b bed, cluster *local.Cluster, in events, kil
 	want := in.bounded(t, b.registry)
 	c := b.orderedRun(t, 2)
 	w := watch(t, b)
-	in.send(t, b, 0, len(in.lines))
+	in.send(t, b, 0, len(in.lines)/10)
+	w.upTo(t, c, len(in.lines)/20) // it runs
+	in.send(t, b, len(in.lines)/10, len(in.lines))
 	w.upTo(t, c, len(in.lines)/4)
 	killed := time.Now()
 	kill(t, cluster, b)
 	w.upTo(t, c, len(in.lines))
-	t.Logf("%d events in %s; %s without a new score after the kill", len(in.lines), time.Since(w.first).Round(time.Second), w.gap(killed).Round(100*time.Millisecond))
+	t.Logf("%d scores in %s; %s without a new score after the kill", len(in.lines), time.Since(w.first).Round(time.Second), w.gap(killed).Round(100*time.Millisecond))
 	c.drain()
 	w.equal(t, want)
 }
