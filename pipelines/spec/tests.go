@@ -143,7 +143,7 @@ func caseObject(c *Case) value {
 	return object{name: "Case", doc: "A stream of events. Give `scores` or a `model` to test decisions; features need neither.", keys: []key{
 		{name: "name", value: text(&c.Name), required: true, example: "a card in haste", doc: "What is tested."},
 		{name: "events", value: list[TestEvent]{dst: &c.Events, elem: func(e *TestEvent) value { return testEvent{e} }, least: 1}, required: true, example: "[{ID: 1, AT: 2018-08-01T10:00:00Z, AMOUNT: 12.50}]",
-			doc: "The events: mappings by field, or texts that are taken as lines of JSON as they are, broken ones too."},
+			doc: "The events: mappings by field, or texts that are taken as lines of JSON as they are, broken ones too. Where the source is a database's changes they are rows, with what paths behind `$.` name under the key `$`: `{id: 1, $: {op: c}}`."},
 		{name: "scores", value: dict[GivenScore]{dst: &c.Scores, free: true, elem: func(id string, s *GivenScore) value {
 			s.ID = id
 			return number(func(v float64) { s.Score = v }, "a number", -1e308, 1e308, false)
