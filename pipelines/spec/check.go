@@ -159,9 +159,28 @@ func (d *decoder) schemaOf(u *UseCase) *event.Schema {
 // checkSources holds that one format is enough, since one decoder reads them all.
 func (d *decoder) checkSources(u *UseCase) {
 	d.checkFormats(u.Source, "source")
+	d.checkOps(u)
 	if u.Label != nil {
 		d.checkFormats(u.Label.Source, "label.source")
 	}
+}
+
+// checkOps warns where several changes of a row would have one id.
+func (d *decoder) checkOps(u *UseCase) {
+	if len(u.Source) == 0 || d.bad("source") || d.bad("event") {
+		return
+	}
+	ops := u.Source[0].Ops
+	created := slices.Contains(ops, "create") || slices.Contains(ops, "snapshot")
+	if !slices.Contains(ops, "update") && !(created && slices.Contains(ops, "delete")) {
+		return
+	}
+	for _, f := range u.Event.Fields {
+		if slices.Contains(u.Event.ID, f.Name) && strings.HasPrefix(f.Path, "$.") {
+			return
+		}
+	}
+	d.warn(u, "event.id", "is the same for all changes of a row, of which the first alone is an event and the others are duplicates; add what tells them apart, such as a field with path: $.source.lsn")
 }
 
 func (d *decoder) checkFormats(all []Source, path string) {

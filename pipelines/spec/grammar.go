@@ -180,7 +180,7 @@ func sources(all *[]Source) value {
 			{name: "url", value: url(&s.URL), required: true, example: "data/*.csv.gz", doc: "What is read: a path, a pattern, or a URL."},
 			{name: "format", value: enum(&s.Format, "json", "csv", "parquet", "debezium"), def: "by the ending, else json", doc: "How events are written. `debezium` is changes of a database's table, as JSON with or without their schema: the event is the row, as it became or, where it was deleted, as it was. Fields are columns; a path that begins with `$.` is of the change itself, as `$.op`, `$.source.table`, `$.before.amount`, or `$.source.ts_ms`, when it was committed."},
 			{name: "ops", value: list[string]{dst: &s.Ops, elem: func(op *string) value { return enum(op, format.RowOps()...) }, lone: true, least: 1}, def: "[create, snapshot]", example: "[create, update]",
-				doc: "Of format debezium, the changes that are events. All others are skipped, and counted."},
+				doc: "Of format debezium, the changes that are events. All others are skipped, and counted. Where a row can be several events, as with updates, `event.id` needs a field that tells them apart, such as one with `path: $.source.lsn`."},
 			{name: "decimals", value: enum(&s.Decimals, "precise", "string"), example: "precise",
 				doc: "Of format debezium, the connector's `decimal.handling.mode`, where it writes decimals as strings and no schema. `precise` gives them the scale of the field."},
 		}}}

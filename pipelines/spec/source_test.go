@@ -50,3 +50,35 @@ func TestChanges(t *testing.T) {
 		}
 	}
 }
+
+// TestChangesOfARow: lint warns where the changes of a row would be taken for one event.
+func TestChangesOfARow(t *testing.T) {
+	for ops, want := range map[string]int{
+		"[create, snapshot]": 0, "[delete]": 0, "[create, update]": 1, "[update]": 1, "[create, delete]": 1, "[update, delete]": 1,
+	} {
+		source := `source={url: "kafka://h/t", format: debezium, ops: ` + ops + `}`
+		u, err := Parse("x.yaml", []byte(small), []string{source})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := about(u.Warnings, "event.id"); got != want {
+			t.Errorf("%s: %d warnings, want %d: %v", ops, got, want, u.Warnings)
+		}
+		u, err = Parse("x.yaml", []byte(small), []string{source, "event.id=[ID, LSN]", "event.fields.LSN={type: int, path: $.source.lsn}"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := about(u.Warnings, "event.id"); got != 0 {
+			t.Errorf("%s with the position in the log: %v", ops, u.Warnings)
+		}
+	}
+}
+
+func about(all Faults, path string) (n int) {
+	for _, f := range all {
+		if f.Path == path {
+			n++
+		}
+	}
+	return n
+}

@@ -47,6 +47,10 @@
 // the others are skipped and counted, and so are truncations, messages and records without a value, which
 // Kafka wants after a deletion: those are blank.
 //
+// The changes of a row have its key in common: where more than one of them is an event, their id needs more,
+// as the position in the database's log ("$.source.lsn" of PostgreSQL), which a connector that says a change
+// again repeats. A snapshot that is taken again has other positions.
+//
 // JSON doesn't say what a number means. Where the record brings its schema, that decides: times are in the
 // unit of their column, whatever [Field.TimeFormat] says, and decimals as bytes have its scale. Without a
 // schema the field decides: TimeFormat tells the unit, [Changes.Decimals] what a string holds where a number
