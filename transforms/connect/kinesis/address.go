@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -22,18 +23,19 @@ import (
 
 // address is a parsed address.
 type address struct {
-	stream   string
-	region   string // "" for what the environment says
-	endpoint string // "" likewise
-	profile  string
-	key      string // with secret, instead of the environment's credentials
-	secret   string
-	token    string
+	stream string
+	account
 
 	newest    bool      // begin at the end
 	from      time.Time // begin there if not zero
 	skipsLost bool      // on_expired=oldest
 	poll      time.Duration
+}
+
+// account is where a stream is, and as whom it is asked for. What is empty the environment says.
+type account struct {
+	region, endpoint, profile string
+	key, secret, token        string // instead of a profile
 }
 
 const (
@@ -122,8 +124,20 @@ const (
 	callTimeout = 30 * time.Second // of reading or writing once
 )
 
+// clients are the last of each account, for listing from time to time: each has connections of its own, and asks
+// for credentials.
+var clients sync.Map // account to *kinesis.Client
+
+// lastClient is the last client that was made, or a new one.
+func (a account) lastClient(ctx context.Context) (*kinesis.Client, error) {
+	if c, ok := clients.Load(a); ok {
+		return c.(*kinesis.Client), nil
+	}
+	return a.client(ctx)
+}
+
 // client connects; what it asks for first shows whether that works.
-func (a address) client(ctx context.Context) (*kinesis.Client, error) {
+func (a account) client(ctx context.Context) (*kinesis.Client, error) {
 	var opts []func(*config.LoadOptions) error
 	if a.region != "" {
 		opts = append(opts, config.WithRegion(a.region))
@@ -141,11 +155,13 @@ func (a address) client(ctx context.Context) (*kinesis.Client, error) {
 	if c.Region == "" {
 		return nil, errors.New("nobody says which region: give region=eu-west-1, or set AWS_REGION")
 	}
-	return kinesis.NewFromConfig(c, func(o *kinesis.Options) {
+	client := kinesis.NewFromConfig(c, func(o *kinesis.Options) {
 		if a.endpoint != "" {
 			o.BaseEndpoint = aws.String(a.endpoint)
 		}
-	}), nil
+	})
+	clients.Store(a, client)
+	return client, nil
 }
 
 // once makes a call return its first error: what is tried again, and when, is said here.
@@ -166,17 +182,21 @@ func (a address) explain(err error) error {
 
 // throttled tells whether a stream had too much to do.
 func throttled(err error) bool {
-	var api smithy.APIError
-	return errors.As(err, &api) && slices.Contains([]string{
-		"ProvisionedThroughputExceededException", "LimitExceededException", "KMSThrottlingException", "ThrottlingException",
-	}, api.ErrorCode())
+	return hasCode(err, "ProvisionedThroughputExceededException", "LimitExceededException", "KMSThrottlingException", "ThrottlingException")
 }
 
-// passes tells whether an error may go away by itself: of a network, of a service in trouble, or of too much to do.
+func hasCode(err error, codes ...string) bool {
+	var api smithy.APIError
+	return errors.As(err, &api) && slices.Contains(codes, api.ErrorCode())
+}
+
+// passes tells whether an error may go away by itself: of a network, of a service in trouble, of too much to do, or of
+// a stream that is being changed, or deleted, which then is missing.
 func passes(err error) bool {
 	var answer *smithyhttp.ResponseError
 	if !errors.As(err, &answer) {
 		return true
 	}
-	return throttled(err) || answer.HTTPStatusCode() >= http.StatusInternalServerError
+	status := answer.HTTPStatusCode() // 0 of a connection that broke
+	return throttled(err) || hasCode(err, "ResourceInUseException") || status == 0 || status >= http.StatusInternalServerError
 }

@@ -47,6 +47,8 @@
 //
 // # Metrics
 //
+//   - kinesis/behind_ms: after reads, how far the furthest shard was behind, in milliseconds: the lag where records
+//     aren't counted
 //   - kinesis/throttled_reads: reads that had to wait since a shard had too many, of whatever reader
 //   - kinesis/expired_shards: shards that were passed over with on_expired=oldest
 //

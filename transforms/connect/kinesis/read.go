@@ -112,7 +112,9 @@ func (f *follower) put(s *shard, out *kinesis.GetRecordsOutput) {
 		}
 	}
 	s.closed = aws.ToString(out.NextShardIterator) == ""
-	s.current = s.closed || aws.ToInt64(out.MillisBehindLatest) == 0
+	behind := aws.ToInt64(out.MillisBehindLatest)
+	s.current = s.closed || behind == 0
+	f.behind = max(f.behind, behind)
 	more := len(s.fetched) > 0 || s.closed
 	f.mu.Unlock()
 	if more {

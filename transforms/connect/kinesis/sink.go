@@ -15,7 +15,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
-	"github.com/aws/smithy-go"
 
 	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/sink"
@@ -32,8 +31,8 @@ const (
 	// The largest record, with its key, where the stream doesn't tell.
 	defaultRecord = 1 << 20
 	maxKey        = 256
-	// A request that failed is tried again after firstRetry, and then twice as long each time, up to lastRetry. What
-	// the stream didn't take in deliveryTimeout fails its bundle.
+	// A request that failed is tried again after firstRetry, and then twice as long each time, up to lastRetry, while
+	// nothing of it is taken. What the stream didn't take in deliveryTimeout fails its bundle.
 	firstRetry      = 100 * time.Millisecond
 	lastRetry       = 5 * time.Second
 	deliveryTimeout = 2 * time.Minute
@@ -62,16 +61,11 @@ func (sinkDriver) OpenSender(ctx context.Context, text string) (driver.Sender, e
 		if kib := aws.ToInt32(out.StreamDescriptionSummary.MaxRecordSizeInKiB); kib > 0 {
 			s.largest = int(kib) << 10
 		}
-	case !denied(err): // who may write needn't be allowed to look
+	case !hasCode(err, "AccessDeniedException"): // who may write needn't be allowed to look
 		return nil, connect.Scrub(a.explain(err), text)
 	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.renew()
 	return s, nil
-}
-
-func denied(err error) bool {
-	var api smithy.APIError
-	return errors.As(err, &api) && api.ErrorCode() == "AccessDeniedException"
 }
 
 // sender sends to a stream. Of a key one record at most is under way, and that decides the order.
@@ -86,8 +80,9 @@ type sender struct {
 	keys   map[string]bool // of the batch and of what is under way
 	places chan struct{}
 	flying sync.WaitGroup
-	ctx    context.Context // of what is under way
-	cancel func()
+	launch func(batch []outgoing)
+	cancel func()       // what is under way, and all that is launched after it
+	over   func() error // not nil when it was
 
 	mu       sync.Mutex
 	failed   error // the first since the last Flush
@@ -150,19 +145,25 @@ func (s *sender) put(ctx context.Context) {
 	stop := context.AfterFunc(ctx, s.cancel) // which makes places
 	s.places <- struct{}{}
 	stop()
-	under := s.ctx
-	s.flying.Go(func() {
-		defer func() { <-s.places }()
-		ctx, cancel := context.WithTimeout(under, deliveryTimeout)
-		defer cancel()
-		if err := s.deliver(ctx, batch); err != nil {
-			s.mu.Lock()
-			if s.failed == nil {
-				s.failed = err
+	s.launch(batch)
+}
+
+// renew makes sending possible, at first and after it was canceled.
+func (s *sender) renew() {
+	under, cancel := context.WithCancel(context.Background())
+	s.cancel, s.over = cancel, under.Err
+	s.launch = func(batch []outgoing) {
+		s.flying.Go(func() {
+			defer func() { <-s.places }()
+			ctx, cancel := context.WithTimeout(under, deliveryTimeout)
+			defer cancel()
+			if err := s.deliver(ctx, batch); err != nil {
+				s.mu.Lock()
+				s.failed = cmp.Or(s.failed, err)
+				s.mu.Unlock()
 			}
-			s.mu.Unlock()
-		}
-	})
+		})
+	}
 }
 
 // land waits for all that is under way, or gives it up when ctx ends.
@@ -196,9 +197,13 @@ func (s *sender) deliver(ctx context.Context, batch []outgoing) error {
 					last = fmt.Errorf("%s: %s", *r.ErrorCode, aws.ToString(r.ErrorMessage))
 				}
 			}
-			if batch = left; len(batch) == 0 {
+			if len(left) == 0 {
 				return nil
 			}
+			if len(left) < len(batch) { // it has room
+				retry = firstRetry / 2
+			}
+			batch = left
 		case refused(err):
 			return s.deliverEach(ctx, batch, err)
 		case !passes(err):
@@ -212,9 +217,7 @@ func (s *sender) deliver(ctx context.Context, batch []outgoing) error {
 
 // refused tells whether a request will never be taken as it is.
 func refused(err error) bool {
-	var invalid *types.InvalidArgumentException
-	var api smithy.APIError
-	return errors.As(err, &invalid) || errors.As(err, &api) && (api.ErrorCode() == "ValidationException" || api.ErrorCode() == "SerializationException")
+	return hasCode(err, "InvalidArgumentException", "ValidationException", "SerializationException")
 }
 
 // deliverEach finds the records for which their request was refused: in halves, in order.
@@ -248,8 +251,8 @@ func (s *sender) tell() {
 func (s *sender) Flush(ctx context.Context) error {
 	s.put(ctx)
 	s.land(ctx)
-	if s.ctx.Err() != nil {
-		s.ctx, s.cancel = context.WithCancel(context.Background())
+	if s.over() != nil {
+		s.renew()
 	}
 	s.tell()
 	s.mu.Lock()

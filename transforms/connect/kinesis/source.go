@@ -27,6 +27,7 @@ func init() { source.Register("kinesis", sourceDriver{}) }
 var (
 	throttledReads = beam.NewCounter("kinesis", "throttled_reads")
 	expiredShards  = beam.NewCounter("kinesis", "expired_shards")
+	behindMS       = beam.NewDistribution("kinesis", "behind_ms")
 )
 
 type sourceDriver struct{}
@@ -39,7 +40,7 @@ func (sourceDriver) Partitions(ctx context.Context, text string) ([]driver.Parti
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.client(ctx)
+	c, err := a.lastClient(ctx)
 	if err != nil {
 		return nil, connect.Scrub(err, text)
 	}
@@ -122,12 +123,14 @@ func (sourceDriver) Follow(ctx context.Context, text string, from []driver.Posit
 	if err != nil {
 		return nil, connect.Scrub(err, text)
 	}
-	f := &follower{address: a, text: text, client: c, came: make(chan struct{}, 1), reads: make(chan struct{}, maxReads)}
+	f := &follower{address: a, text: text, client: c, came: make(chan struct{}, 1), reads: make(chan struct{}, maxReads), behind: -1}
 	f.room.L = &f.mu
 	if err := f.begin(listed, now, from); err != nil {
 		return nil, connect.Scrub(err, text)
 	}
-	f.ctx, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	reading, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	f.cancel = cancel
+	f.start = func(s *shard) { f.running.Go(func() { f.read(reading, s) }) }
 	f.startReady()
 	return f, nil
 }
@@ -137,7 +140,7 @@ type follower struct {
 	address address
 	text    string // the address as it was given
 	client  *kinesis.Client
-	ctx     context.Context // of the goroutines
+	start   func(*shard) // its goroutine
 	cancel  func()
 	running sync.WaitGroup
 	reads   chan struct{} // a place for each read under way
@@ -148,6 +151,7 @@ type follower struct {
 	shards    []*shard
 	bytes     int // of records that were fetched and not polled
 	throttled int64
+	behind    int64 // in ms, of the furthest shard that was read; -1 for none
 	lost      int64 // shards that were passed over
 	failed    error
 
@@ -231,7 +235,7 @@ func (f *follower) startReady() {
 	for _, s := range f.shards {
 		if !s.started && !slices.ContainsFunc(s.parents, func(p *shard) bool { return !p.ended }) {
 			s.started = true
-			f.running.Go(func() { f.read(f.ctx, s) })
+			f.start(s)
 		}
 	}
 }
@@ -247,12 +251,15 @@ func (f *follower) Poll(ctx context.Context, wait time.Duration, limit int) ([]d
 		if err == nil {
 			f.give(limit)
 		}
-		slowed, lost := f.throttled, f.lost
-		f.throttled, f.lost = 0, 0
+		slowed, lost, behind := f.throttled, f.lost, f.behind
+		f.throttled, f.lost, f.behind = 0, 0, -1
 		f.mu.Unlock()
 		if slowed+lost > 0 {
 			throttledReads.Inc(ctx, slowed)
 			expiredShards.Inc(ctx, lost)
+		}
+		if behind >= 0 {
+			behindMS.Update(ctx, behind)
 		}
 		if err != nil {
 			return nil, connect.Scrub(err, f.text)
