@@ -48,7 +48,11 @@ func Main() {
 		<-ctx.Done()
 		stop()
 	}()
-	os.Exit(Execute(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	args := os.Args[1:]
+	if isLaunch(args) {
+		args = append([]string{"template"}, args...)
+	}
+	os.Exit(Execute(ctx, args, os.Stdout, os.Stderr))
 }
 
 // isWorker tells a runner's call from a person's: the SDK's boot gives --worker and endpoints.
@@ -143,7 +147,7 @@ func newRoot(stdout io.Writer, stderr *console) *cobra.Command {
 	f.StringVar(&level, "log-level", "info", "least level of messages: debug, info, warn or error; debug shows Beam's too")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(stderr), featuresCommand(stderr), retrainCommand(stdout, stderr), replayCommand(stdout, stderr), skewCommand(stdout, stderr), simulateCommand(stderr), lintCommand(stdout), testCommand(stdout), modelsCommand(stdout), jobsCommand(stdout), flinkCommand(stdout, stderr), demoCommand(stdout), versionCommand(stdout))
+	root.AddCommand(runCommand(stderr), featuresCommand(stderr), retrainCommand(stdout, stderr), replayCommand(stdout, stderr), skewCommand(stdout, stderr), simulateCommand(stderr), templateCommand(stderr), lintCommand(stdout), testCommand(stdout), modelsCommand(stdout), jobsCommand(stdout), flinkCommand(stdout, stderr), demoCommand(stdout), versionCommand(stdout))
 	return root
 }
 
@@ -156,6 +160,9 @@ func exactly(n int, what string) cobra.PositionalArgs {
 	}
 }
 
+// defaultMemory is that of a process.
+const defaultMemory = "1GiB"
+
 // common are the flags that the verbs share.
 type common struct {
 	sources     []string
@@ -167,7 +174,10 @@ type common struct {
 	memory      string
 	metrics     string
 	flink       []string
+	dataflow    []string
 
+	verb    string
+	stdout  func() io.Writer
 	useCase string // its name, once it is loaded
 	shards  int    // of the graph's state, once it is planned; 0 if there is none
 }
@@ -175,18 +185,20 @@ type common struct {
 func (c *common) bind(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&c.sources, "source", nil, "where events come from: a path, a glob or a URL (default: the file's source)")
-	f.StringVar(&c.runner, "runner", runner.Prism, "engine: prism, direct or flink")
+	f.StringVar(&c.runner, "runner", runner.Prism, "engine: prism, direct, flink or dataflow")
 	f.StringArrayVar(&c.flink, "flink", nil, "option of the runner flink, as endpoint=host:8099; may be repeated; a wrong name lists all")
+	f.StringArrayVar(&c.dataflow, "dataflow", nil, "option of the runner dataflow, as region=europe-west1; may be repeated; dry_run=true describes the job; a wrong name lists all")
+	c.verb, c.stdout = cmd.Name(), cmd.OutOrStdout
 	f.StringArrayVar(&c.sets, "set", nil, "override a field of the use case, as path=value; may be repeated")
 	f.StringVar(&c.deadLetters, "dead-letters", "", "where events go that can't be used (default: the file's sink)")
-	f.StringVar(&c.memory, "memory", "1GiB", "memory of the process; what does not fit goes to disk")
+	f.StringVar(&c.memory, "memory", defaultMemory, "memory of the process; what does not fit goes to disk")
 }
 
 func (c *common) load(ref string) (*spec.UseCase, error) {
 	if err := runner.Check(c.runner); err != nil {
 		return nil, usageError{err}
 	}
-	if _, err := c.engine(); err != nil {
+	if _, err := c.choose(); err != nil {
 		return nil, err
 	}
 	u, err := spec.Load(ref, c.sets)

@@ -52,7 +52,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"lint", filepath.Join(dir, "none.yaml")}, exitUsage, "built in are fraud"},
 		{[]string{"dance"}, exitUsage, "no verb"},
 		{[]string{"run"}, exitUsage, "use case"},
-		{[]string{"run", "fraud", "--runner", "spark"}, exitUsage, "prism, direct or flink"},
+		{[]string{"run", "fraud", "--runner", "spark"}, exitUsage, "prism, direct, flink or dataflow"},
 		{[]string{"run", "fraud", "--memory", "lots"}, exitUsage, "512MiB"},
 		{[]string{"run", "fraud", "--nonsense"}, exitUsage, "nonsense"},
 		{[]string{"run", "fraud", "--registry", filepath.Join(dir, "reg")}, exitFailed, "run retrain first"},

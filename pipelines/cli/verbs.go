@@ -33,24 +33,7 @@ func runCommand(stderr io.Writer) *cobra.Command {
 		Example: "  millrace run fraud --source transactions.csv.gz --sink scores.jsonl\n  millrace run fraud --source kafka://broker:9092/transactions --sink kafka://broker:9092/scores",
 		Args:    exactly(1, "a use case: a built-in name or a file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			u, err := c.load(args[0])
-			if err != nil {
-				return err
-			}
-			if err := c.options(&o); err != nil {
-				return err
-			}
-			if o.Stream, err = st.options(&c, cmd, u); err != nil {
-				return err
-			}
-			if err := c.spread(&o); err != nil {
-				return err
-			}
-			p, err := scoring.New(cmd.Context(), u, o)
-			if err != nil {
-				return optionError(err)
-			}
-			return c.score(cmd.Context(), stderr, p, u)
+			return c.scoreEvents(cmd, stderr, args[0], o, st)
 		},
 	}
 	c.bind(cmd)
@@ -62,6 +45,28 @@ func runCommand(stderr io.Writer) *cobra.Command {
 	f.BoolVar(&o.WithFeatures, "features", false, "write the features beside each score")
 	f.StringVar(&c.metrics, "metrics-addr", "", "address that serves /metrics, /healthz and /readyz while the job runs, as :9090")
 	return cmd
+}
+
+// scoreEvents is the verb run.
+func (c *common) scoreEvents(cmd *cobra.Command, stderr io.Writer, useCase string, o scoring.Options, st streamFlags) error {
+	u, err := c.load(useCase)
+	if err != nil {
+		return err
+	}
+	if err := c.options(&o); err != nil {
+		return err
+	}
+	if o.Stream, err = st.options(c, cmd, u); err != nil {
+		return err
+	}
+	if err := c.place(&o); err != nil {
+		return err
+	}
+	p, err := scoring.New(cmd.Context(), u, o)
+	if err != nil {
+		return optionError(err)
+	}
+	return c.score(cmd.Context(), stderr, p, u)
 }
 
 func featuresCommand(stderr io.Writer) *cobra.Command {
@@ -87,7 +92,7 @@ func featuresCommand(stderr io.Writer) *cobra.Command {
 			if o.Stream, err = st.options(&c, cmd, u); err != nil {
 				return err
 			}
-			if err := c.spread(&o); err != nil {
+			if err := c.place(&o); err != nil {
 				return err
 			}
 			p, err := scoring.Features(u, o)
@@ -125,9 +130,14 @@ func optionError(err error) error {
 func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u *spec.UseCase) error {
 	near := runner.InProcess(c.runner)
 	if !near {
-		if err := far(&p); err != nil {
+		if err := c.reach(&p); err != nil {
 			return err
 		}
+	}
+	if e, err := c.choose(); err != nil {
+		return err
+	} else if e.Dataflow.DryRun {
+		return c.describe(ctx, p, e)
 	}
 	if err := p.Check(ctx); err != nil {
 		return err
@@ -163,8 +173,8 @@ func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u 
 		ctx, done = draining(ctx, pr, p.Run)
 		defer done()
 	}
-	res, err := c.run(ctx, pr, pipeline)
-	if near && (err != nil || stream) || err != nil && !stream { // a stream elsewhere may be restored, and needs what it staged
+	res, err := c.execute(ctx, pr, pipeline)
+	if near && (err != nil || stream) || err != nil && !stream && c.over(err) { // a stream elsewhere may be restored, and needs what it staged
 		err = errors.Join(err, p.Sweep(context.WithoutCancel(ctx)))
 	}
 	if err != nil {

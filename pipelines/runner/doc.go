@@ -1,5 +1,5 @@
 // Package runner is the one door through which a graph reaches an engine: direct, in this process on
-// one goroutine a stage, Prism, Beam's local portable runner, the default, or a Flink cluster.
+// one goroutine a stage, Prism, Beam's local portable runner, the default, a Flink cluster, or Dataflow.
 //
 // # Errors
 //

@@ -20,6 +20,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners/direct"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/runners/prism"
 
+	"github.com/millrace-ml/millrace/pipelines/runner/dataflow"
 	"github.com/millrace-ml/millrace/pipelines/runner/flink"
 	"github.com/millrace-ml/millrace/transforms/feature"
 	"github.com/millrace-ml/millrace/transforms/predict"
@@ -33,6 +34,8 @@ const (
 	Prism = "prism"
 	// Flink runs graphs on a Flink cluster; see package flink.
 	Flink = "flink"
+	// Dataflow runs graphs on Google Cloud Dataflow; see package dataflow.
+	Dataflow = "dataflow"
 )
 
 // ErrUnknown reports a name that is no runner.
@@ -41,22 +44,22 @@ var ErrUnknown = errors.New("unknown runner")
 // Check reports whether name is a runner; the empty name means Prism.
 func Check(name string) error {
 	switch name {
-	case "", Direct, Prism, Flink:
+	case "", Direct, Prism, Flink, Dataflow:
 		return nil
 	}
-	return fmt.Errorf("%w %q: choose %s, %s or %s", ErrUnknown, name, Prism, Direct, Flink)
+	return fmt.Errorf("%w %q: choose %s, %s, %s or %s", ErrUnknown, name, Prism, Direct, Flink, Dataflow)
 }
 
 // CheckStream reports whether the named runner can run a graph whose source has no end.
 func CheckStream(name string) error {
 	if name == Direct {
-		return fmt.Errorf("%s runs bounded graphs alone, and the source has no end: choose %s or %s", Direct, Prism, Flink)
+		return fmt.Errorf("%s runs bounded graphs alone, and the source has no end: choose %s, %s or %s", Direct, Prism, Flink, Dataflow)
 	}
 	return Check(name)
 }
 
 // InProcess reports whether the named runner's workers are this process.
-func InProcess(name string) bool { return name != Flink }
+func InProcess(name string) bool { return name != Flink && name != Dataflow }
 
 // Local reports whether the named runner copies what it shuffles between workers that share this
 // machine's disk, so that shuffles do better through files; see feature.Params.
@@ -86,13 +89,16 @@ type Result struct {
 
 // Engine is a runner, and how it runs.
 type Engine struct {
-	// Name is Direct, Prism or Flink; empty means Prism.
+	// Name is Direct, Prism, Flink or Dataflow; empty means Prism.
 	Name string
-	// Flink is for Flink alone.
-	Flink flink.Options
+	// Flink is for Flink alone, Dataflow for Dataflow.
+	Flink    flink.Options
+	Dataflow dataflow.Options
 	// Progress is told how a job on a cluster goes on; it may be nil. Jobs in this process tell package
 	// telemetry.
 	Progress flink.Progress
+	// Watch is the same for Dataflow.
+	Watch dataflow.Progress
 }
 
 // prismTurn serialises Prism jobs of a process: the SDK keeps endpoint and worker in globals.
@@ -111,6 +117,8 @@ func (e Engine) Run(ctx context.Context, p *beam.Pipeline) (res Result, err erro
 	switch e.Name {
 	case Flink:
 		res, err = e.runFlink(ctx, p)
+	case Dataflow:
+		res.Counters, err = dataflow.Run(ctx, p, e.Dataflow, e.Watch)
 	case Direct:
 		res, err = counted(direct.Execute(ctx, p))
 	default:

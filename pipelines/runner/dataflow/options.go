@@ -99,6 +99,9 @@ type Options struct {
 
 	// The rest is for streams alone.
 
+	// Shards is into how many parts the graph's state is split; 0: whoever builds the graph says it. It is fixed
+	// for the life of the state: stages of another number have other names.
+	Shards int
 	// Update replaces the running job of the same JobName, and goes on from its state.
 	Update bool
 	// TransformNames maps names of the running job's transforms to those of this one, beside what the program
@@ -118,6 +121,7 @@ var fields = []struct {
 	{"job_name", func(o *Options) any { return &o.JobName }},
 	{"labels", func(o *Options) any { return &o.Labels }},
 	{"machine_type", func(o *Options) any { return &o.MachineType }},
+	{"worker_machine_type", func(o *Options) any { return &o.MachineType }}, // the SDK takes both
 	{"num_workers", func(o *Options) any { return &o.NumWorkers }},
 	{"max_num_workers", func(o *Options) any { return &o.MaxNumWorkers }},
 	{"autoscaling_algorithm", func(o *Options) any { return &o.AutoscalingAlgorithm }},
@@ -137,6 +141,7 @@ var fields = []struct {
 	{"template_location", func(o *Options) any { return &o.TemplateLocation }},
 	{"dataflow_endpoint", func(o *Options) any { return &o.Endpoint }},
 	{"on_stop", func(o *Options) any { return &o.OnStop }},
+	{"shards", func(o *Options) any { return &o.Shards }},
 	{"update", func(o *Options) any { return &o.Update }},
 	{"transform_name_mapping", func(o *Options) any { return &o.TransformNames }},
 }
@@ -145,7 +150,6 @@ var fields = []struct {
 var refused = map[string]string{
 	"streaming":                      "it follows from the sources",
 	"enable_streaming_engine":        "it is always on for streams, and bounded jobs have none",
-	"worker_machine_type":            "give machine_type",
 	"worker_harness_container_image": "give sdk_container_image",
 	"environment_type":               "workers are containers, always",
 	"environment_config":             "give sdk_container_image",
@@ -230,6 +234,7 @@ var (
 	buckets  = regexp.MustCompile(`^gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/|$)`)
 	subnets  = regexp.MustCompile(`(?:^|/)regions/([^/]+)/subnetworks/[^/]+$`)
 	keys     = regexp.MustCompile(`^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$`)
+	meaning  = regexp.MustCompile(`@[0-9a-f]{8}\b`) // of a stage's state, in its name
 	labelKey = regexp.MustCompile(`^\p{Ll}[\p{Ll}\p{Lo}\p{N}_-]{0,62}$`)
 	labelVal = regexp.MustCompile(`^[\p{Ll}\p{Lo}\p{N}_-]{0,63}$`)
 )
@@ -285,9 +290,18 @@ func (o Options) Validate(stream bool) error {
 	if o.DryRun && o.TemplateLocation != "" {
 		fault("dry_run writes nothing: leave template_location out")
 	}
+	if o.Shards < 0 || o.Shards > 1<<16 {
+		fault("shards: %d, want from 1 to %d", o.Shards, 1<<16)
+	}
+	for _, was := range slices.Sorted(maps.Keys(o.TransformNames)) {
+		before, now := meaning.FindString(was), meaning.FindString(o.TransformNames[was])
+		if before != "" && now != "" && before != now {
+			fault("transform_name_mapping: %s: its state means something else than that of %s, which can't go on from it", was, o.TransformNames[was])
+		}
+	}
 	switch {
-	case !stream && (o.Update || o.TransformNames != nil):
-		fault("update and transform_name_mapping are for streams, and this job is bounded: leave them out")
+	case !stream && (o.Update || o.TransformNames != nil || o.Shards != 0):
+		fault("shards, update and transform_name_mapping are for streams, and this job is bounded: leave them out")
 	case !stream && o.OnStop == StopDrain:
 		fault("on_stop=%s is for streams, and this job is bounded: choose %s or %s", StopDrain, StopCancel, StopLeave)
 	case o.Update && o.JobName == "":

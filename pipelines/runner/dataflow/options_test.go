@@ -35,10 +35,10 @@ func TestParse(t *testing.T) {
 
 func TestParseFaults(t *testing.T) {
 	t.Parallel()
-	_, err := Parse([]string{"projekt=p", "num_workers=four", "update=maybe", "labels=team:risk", "region", "streaming=true", "parallelism=4", "worker_machine_type=n1"})
+	_, err := Parse([]string{"projekt=p", "num_workers=four", "update=maybe", "labels=team:risk", "region", "streaming=true", "parallelism=4", "zone=europe-west1-b"})
 	compareFaults(t, err, []string{
 		"projekt: unknown; there are project, region,", `num_workers: "four" is no number`, `update: "maybe" is neither`, "labels: \"team:risk\" is no JSON object",
-		`"region": write name=value`, "streaming: can't be set: it follows from the sources", "parallelism: can't be set: Dataflow ignores it", "worker_machine_type: can't be set: give machine_type",
+		`"region": write name=value`, "streaming: can't be set: it follows from the sources", "parallelism: can't be set: Dataflow ignores it", "zone: can't be set: give worker_zone",
 	})
 }
 
@@ -125,6 +125,12 @@ func TestValidate(t *testing.T) {
 		"stop, dry":       {o: with(func(o *Options) { o.OnStop, o.DryRun = StopLeave, true }), want: []string{"on_stop has no effect"}},
 		"dry template":    {o: with(func(o *Options) { o.TemplateLocation, o.DryRun = "gs://acme-risk/t.json", true }), want: []string{"dry_run writes nothing"}},
 		"update, bounded": {o: with(func(o *Options) { o.Update, o.JobName = true, "fraud" }), want: []string{"are for streams"}},
+		"shards, bounded": {o: with(func(o *Options) { o.Shards = 8 }), want: []string{"are for streams"}},
+		"shards":          {o: with(func(o *Options) { o.Shards = -1 }), stream: true, want: []string{"shards: -1"}},
+		"other state": {o: with(func(o *Options) {
+			o.Update, o.JobName = true, "fraud"
+			o.TransformNames = map[string]string{"f/C@aaaaaaaa/x": "f/D@bbbbbbbb/x", "f/C@cccccccc/x": "g/C@cccccccc/x"}
+		}), stream: true, want: []string{"transform_name_mapping: f/C@aaaaaaaa/x: its state means something else"}},
 		"drain, bounded":  {o: with(func(o *Options) { o.OnStop = StopDrain }), want: []string{"on_stop=drain is for streams"}},
 		"update, unnamed": {o: with(func(o *Options) { o.Update = true }), stream: true, want: []string{"update needs job_name"}},
 		"renamed alone":   {o: with(func(o *Options) { o.TransformNames = map[string]string{"a": "b"} }), stream: true, want: []string{"transform_name_mapping goes with update"}},

@@ -1,0 +1,197 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-ml/millrace/pipelines/runner"
+	"github.com/millrace-ml/millrace/pipelines/runner/dataflow"
+	"github.com/millrace-ml/millrace/pipelines/scoring"
+	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/source"
+)
+
+// onDataflow are the verbs whose graphs need nothing of this machine.
+var onDataflow = []string{"run", "features", "simulate", "template"}
+
+// choose is the runner that the flags ask for.
+func (c *common) choose() (runner.Engine, error) {
+	if c.runner != runner.Dataflow {
+		if len(c.dataflow) > 0 {
+			return runner.Engine{}, usageError{fmt.Errorf("--dataflow goes with --runner %s", runner.Dataflow)}
+		}
+		return c.engine()
+	}
+	if len(c.flink) > 0 {
+		return runner.Engine{}, usageError{fmt.Errorf("--flink goes with --runner %s", runner.Flink)}
+	}
+	if !slices.Contains(onDataflow, c.verb) {
+		return runner.Engine{}, usageError{fmt.Errorf("--runner %s: %s works in folders of this machine: choose %s or %s", c.runner, c.verb, runner.Prism, runner.Direct)}
+	}
+	if c.metrics != "" {
+		return runner.Engine{}, usageError{fmt.Errorf("--metrics-addr has no effect: the workers of Dataflow tell their counters to Cloud Monitoring")}
+	}
+	o, err := dataflow.Parse(c.dataflow)
+	if err != nil {
+		return runner.Engine{}, usageError{err}
+	}
+	return runner.Engine{Name: c.runner, Dataflow: o}, nil
+}
+
+// place tells a plan's options how its runner spreads it.
+func (c *common) place(o *scoring.Options) error {
+	if c.runner != runner.Dataflow {
+		return c.spread(o)
+	}
+	e, err := c.choose()
+	if err != nil {
+		return err
+	}
+	if o.Stream != nil {
+		o.Shards, o.Stream.Parallelism = e.Dataflow.Shards, max(1, e.Dataflow.NumWorkers, e.Dataflow.MaxNumWorkers)
+	}
+	return nil
+}
+
+// execute runs a graph where the flags say.
+func (c *common) execute(ctx context.Context, pr *progress, p *beam.Pipeline) (runner.Result, error) {
+	if c.runner != runner.Dataflow {
+		return c.run(ctx, pr, p)
+	}
+	e, err := c.choose()
+	if err != nil {
+		return runner.Result{}, err
+	}
+	if t := e.Dataflow.TemplateLocation; t != "" {
+		defer pr.say("wrote the job to %s", t)
+	}
+	started := false
+	e.Watch = func(s dataflow.State) {
+		if !started {
+			pr.say("job %s is on Dataflow: %s", s.ID, s.Console)
+			started = true
+		}
+		pr.say("the job is %s", strings.ToLower(strings.TrimPrefix(s.State, "JOB_STATE_")))
+	}
+	return e.Run(ctx, p)
+}
+
+// over reports that a job which gave an error has ended, so that what it staged may go.
+func (c *common) over(err error) bool {
+	return c.runner != runner.Dataflow || errors.Is(err, dataflow.ErrFailed) || errors.Is(err, dataflow.ErrCancelled)
+}
+
+// describe writes the description of the job that would be started, and contacts nothing.
+func (c *common) describe(ctx context.Context, p scoring.Plan, e runner.Engine) error {
+	pipeline, scope := beam.NewPipelineWithRoot()
+	scoring.Build(scope, p)
+	j, err := dataflow.Describe(ctx, pipeline, e.Dataflow)
+	if err != nil {
+		return usageError{err}
+	}
+	return printJSON(c.stdout(), j)
+}
+
+// reach makes a plan one for workers elsewhere, or says what they can't reach.
+func (c *common) reach(p *scoring.Plan) error {
+	if c.runner == runner.Dataflow {
+		return remote(*p)
+	}
+	return far(p)
+}
+
+// remote reports all addresses of a plan that are of this machine.
+func remote(p scoring.Plan) error {
+	var errs []error
+	check := func(what, address string) {
+		switch connect.Scheme(address) {
+		case "file":
+			if address != "" {
+				errs = append(errs, fmt.Errorf("%s %s: workers on Dataflow don't see this machine's files: give an address as gs://bucket/name", what, connect.Redact(address)))
+			}
+		case "-", "stdin":
+			errs = append(errs, fmt.Errorf("%s -: workers on Dataflow have neither input nor output of yours: give an address as gs://bucket/name", what))
+		}
+	}
+	for _, a := range slices.Concat(p.Source.URLs, p.Source.Labels.URLs, p.Source.Replay) {
+		if why := source.LocalOnly(a); why != "" {
+			errs = append(errs, fmt.Errorf("source %s", why))
+			continue
+		}
+		check("source", a)
+	}
+	for _, s := range p.Sinks {
+		check("sink", s.URL)
+	}
+	if p.Log != nil {
+		check("feature log", p.Log.Sink.URL)
+	}
+	check("dead letters", p.DeadLetters)
+	for _, m := range p.Predict.Models {
+		check("registry", m.Registry)
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return usageError{errors.Join(errs...)}
+}
+
+// isLaunch tells the call of a flex template's launcher, which knows no verbs, from a person's.
+func isLaunch(args []string) bool {
+	return len(args) > 0 && strings.HasPrefix(args[0], "--") && slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--template_location=") })
+}
+
+// templateParameters are those of a flex template, beside the runner's options.
+func templateParameters(cmd *cobra.Command, c *common, o *scoring.Options, st *streamFlags, useCase *string) {
+	f := cmd.Flags()
+	f.StringVar(useCase, "use_case", "", "the use case: a built-in name, or a file in the image")
+	f.StringArrayVar(&c.sources, "source", nil, "where events come from, as gs://bucket/transactions-*.jsonl or kafka://broker:9092/transactions (default: the file's source)")
+	f.StringVar(&c.sink, "sink", "", "where scores go, as gs://bucket/scores/ or kafka://broker:9092/scores (default: the file's sinks)")
+	f.StringVar(&c.deadLetters, "dead_letters", "", "where events go that can't be used (default: the file's sink)")
+	f.StringVar(&o.Registry, "registry", "", "registry of models, as gs://bucket/registry (default: the file's)")
+	f.StringVar(&o.Model, "model", "", "version to score with, as NAME@VERSION or NAME@ALIAS (default: the served alias)")
+	f.BoolVar(&o.WithFeatures, "features", false, "write the features beside each score")
+	f.StringVar(&st.order, "order", "", "of a stream: arrival or event_time (default: the file's)")
+	f.StringVar(&st.lateness, "lateness", "", "of a stream: how far events may come behind the newest, as 1m (default: the file's)")
+}
+
+// templateCommand is run, called as the launcher of a flex template does: with everything in flags whose names
+// are those of the SDK.
+func templateCommand(stderr io.Writer) *cobra.Command {
+	var c common
+	var o scoring.Options
+	var st streamFlags
+	var useCase, engine string
+	cmd := &cobra.Command{
+		Use: "template", Short: "Score events on Dataflow, called by the launcher of a flex template", Hidden: true,
+		Example: "  millrace template --use_case=fraud --source=gs://b/in.jsonl --sink=gs://b/scores/ --project=p --region=europe-west1 --staging_location=gs://b/staging",
+		Args:    exactly(0, "no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if useCase == "" {
+				return usageError{errors.New("--use_case is missing: a built-in name, or a file in the image")}
+			}
+			for _, name := range dataflow.Names() {
+				if f := cmd.Flags().Lookup(name); f.Changed {
+					c.dataflow = append(c.dataflow, name+"="+f.Value.String())
+				}
+			}
+			c.verb, c.stdout, c.runner, c.memory = cmd.Name(), cmd.OutOrStdout, runner.Dataflow, defaultMemory
+			return c.scoreEvents(cmd, stderr, useCase, o, st)
+		},
+	}
+	templateParameters(cmd, &c, &o, &st, &useCase)
+	f := cmd.Flags()
+	for _, name := range dataflow.Names() {
+		f.String(name, "", "Dataflow's")
+		f.Lookup(name).NoOptDefVal = "true" // of those that are true or false
+	}
+	f.StringVar(&engine, "runner", "", "Dataflow's: the launcher gives it")
+	return cmd
+}
