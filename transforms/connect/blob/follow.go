@@ -170,6 +170,9 @@ func (p *prefix) List(ctx context.Context, after string, each func(tail.File) bo
 
 // Open asks for the beginning of the object.
 func (p *prefix) Open(ctx context.Context, f tail.File) (tail.Content, error) {
+	if f.Size == 0 { // servers refuse a range of nothing
+		return &followed{ctx: ctx, p: p, file: f}, nil
+	}
 	r, err := p.b.NewRangeReader(ctx, f.Name, 0, head, nil)
 	if err != nil {
 		return nil, known(err)
