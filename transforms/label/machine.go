@@ -1,6 +1,7 @@
 package label
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -51,7 +52,7 @@ func newMachine(p *plan) *machine {
 const never = -1 << 63
 
 func (m *machine) at(at place) (*piece, int) {
-	i, ok := slices.BinarySearchFunc(m.pieces, int64(at>>32), func(p piece, n int64) int { return int(p.number - n) })
+	i, ok := slices.BinarySearchFunc(m.pieces, int64(at>>32), func(p piece, n int64) int { return cmp.Compare(p.number, n) })
 	if !ok {
 		return nil, 0
 	}
@@ -78,7 +79,10 @@ func (m *machine) add(b event.Batch, labels bool, newest int64, bytes int) (buck
 	m.next++
 	m.bytes += p.bytes
 	bucket = m.p.bucket(p.newest)
-	first = !slices.ContainsFunc(m.pieces, func(q piece) bool { return m.p.bucket(q.newest) == bucket })
+	first = true
+	for i := len(m.pieces) - 1; i >= 0 && first; i-- { // there may be a million, and most likely it is one of the last
+		first = m.p.bucket(m.pieces[i].newest) != bucket
+	}
 	for i := range b.N {
 		at := place(p.number)<<32 | place(i)
 		if labels {
@@ -278,10 +282,8 @@ func (m *machine) take(mark byte, raw []byte, create bool, newest int64) error {
 // Copy appends pieces from a number on; those that come meanwhile have larger ones.
 func (m *machine) Copy(dst []byte, from shardstate.Cursor, budget int) ([]byte, shardstate.Cursor, bool) {
 	limit := len(dst) + max(budget, 1)
-	for _, p := range m.pieces {
-		if p.number < from.Row {
-			continue
-		}
+	first, _ := slices.BinarySearchFunc(m.pieces, from.Row, func(p piece, n int64) int { return cmp.Compare(p.number, n) })
+	for _, p := range m.pieces[first:] {
 		if len(dst) >= limit {
 			return dst, shardstate.Cursor{Row: p.number}, false
 		}
