@@ -31,6 +31,9 @@
 // hash of how it is chained. With a parallelism of 1 it would be chained to the next one, with more it can't be:
 // a savepoint of one subtask would fit no job of two. So a stream of one subtask is not chained.
 //
+// The runner names a stage by the collection that it reads and the kind of the environment: with another
+// environment a job doesn't find the state of a savepoint either.
+//
 // What the job server says of a job's failure may be wrong: it loses sight of one whose JobManager starts
 // again. Wait believes the cluster.
 //

@@ -54,6 +54,18 @@ func scoringNames(t *testing.T, stream bool, order string, version int) []string
 	if err != nil {
 		t.Fatal(err)
 	}
+	nameCollections(proto)
+	read := map[string]bool{}
+	for _, t := range proto.GetComponents().GetTransforms() {
+		for _, id := range t.GetInputs() {
+			read[proto.GetComponents().GetPcollections()[id].GetUniqueName()] = true
+		}
+	}
+	for _, n := range names(proto) {
+		if strings.HasSuffix(n, "/feature.routeFn") && !read[n+".i0"] {
+			t.Errorf("nothing reads %s.i0, by which Flink finds the state behind it; there are %v", n, read)
+		}
+	}
 	return names(proto)
 }
 

@@ -54,6 +54,22 @@ func names(p *pipepb.Pipeline) []string {
 	return all
 }
 
+// nameCollections names each collection by the transform that gives it. The runner names a stage, and Flink finds
+// its state, by the collection that the stage reads: by the SDK's names, which are numbers, state would be
+// handed to whatever stage has the number now.
+func nameCollections(p *pipepb.Pipeline) {
+	for _, t := range p.GetComponents().GetTransforms() {
+		if len(t.GetSubtransforms()) > 0 {
+			continue
+		}
+		for tag, id := range t.GetOutputs() {
+			if c := p.GetComponents().GetPcollections()[id]; c != nil {
+				c.UniqueName = t.GetUniqueName() + "." + tag
+			}
+		}
+	}
+}
+
 // local is the path of a savepoint that this machine sees.
 func local(savepoint string) (string, bool) {
 	path, ok := strings.CutPrefix(savepoint, "file:")

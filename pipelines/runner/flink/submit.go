@@ -76,6 +76,7 @@ func Submit(ctx context.Context, p *beam.Pipeline, o Options) (_ *Job, err error
 	if err := runnerlib.UpdateGoEnvironmentWorker(worker, j.pipeline); err != nil {
 		return nil, fmt.Errorf("naming the worker: %w", err)
 	}
+	nameCollections(j.pipeline)
 	if err := j.compareState(ctx); err != nil {
 		return nil, err
 	}
