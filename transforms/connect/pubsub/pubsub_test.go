@@ -214,8 +214,11 @@ func testBounds(t *testing.T, b bench) {
 		for k, n := range got {
 			came[k] += n
 		}
-		if f.messages > 100 || rounds > len(all) {
-			t.Fatalf("%d messages are under way", f.messages)
+		f.mu.Lock()
+		held := f.messages
+		f.mu.Unlock()
+		if held > 100 || rounds > len(all) {
+			t.Fatalf("%d messages are under way", held)
 		}
 		for _, n := range next {
 			f.Ack(n)
@@ -224,7 +227,7 @@ func testBounds(t *testing.T, b bench) {
 	want(t, came, all)
 	f.Close()
 
-	b.put(t, b.name, all...)
+	b.put(t, b.name, texts(1000, 1100)...) // of four bytes
 	f = follow(t, b.at("millrace/"+b.name)+"&max_bytes=10", b.subscription(b.name))
 	read(t, f, 3)
 	quiet(t, f, time.Second)
