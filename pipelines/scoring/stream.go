@@ -72,7 +72,7 @@ func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
 		Groups: readers, Linger: linger(readers, p.Features.Shards, stages, max(1, o.Cores, o.Parallelism)),
 	}
 	if o.InProcess && stages > 0 {
-		p.Source.Stream.Credit = credit
+		p.Source.Stream.Credit, p.Source.Stream.Waits = credit, p.Features.Stream.Order == feature.EventTime
 	}
 	if p.Join != nil {
 		join := *p.Join

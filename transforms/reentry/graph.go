@@ -210,7 +210,11 @@ func (f *enterFn) flush(ctx context.Context, events, rows func(beam.EventTime, e
 	for _, b := range out.events {
 		atDecode.Inc(ctx, int64(b.N))
 		if f.Params.Credit {
-			inflight.Add(f.Params.Features.Stream.Run, b.N, time.Time{}) // the features count them out
+			run := f.Params.Features.Stream.Run
+			inflight.Add(run, b.N, time.Time{}) // the features count them out
+			if f.Params.Features.Stream.Order == feature.EventTime {
+				inflight.Await(run, b.Times())
+			}
 		}
 		events(mtime.FromMilliseconds(b.MinTime()), b)
 	}

@@ -152,6 +152,12 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 	if f.Stream.Credit > 0 {
 		for i, b := range got.batches {
 			inflight.Add(f.Stream.Run, b.N, got.began[i])
+			if f.Stream.Waits {
+				inflight.Await(f.Stream.Run, b.Times())
+			}
+		}
+		if f.Stream.Waits && next.Watermark != p.Watermark {
+			inflight.Passed(f.Stream.Run, next.Watermark)
 		}
 	}
 	for _, o := range got.owed {

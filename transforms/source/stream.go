@@ -36,6 +36,9 @@ type Stream struct {
 	// Credit is how many rows may be under way in this process before reading waits; 0: any number.
 	// It needs package inflight to count them out.
 	Credit int
+	// Waits says that rows stay where they are until the watermark has passed them: those take no credit, since
+	// only reading moves it.
+	Waits bool
 	// Models is how many models score each event, Sinks how many sinks take each score: a source that is told
 	// what has landed counts them. Default 1.
 	Models, Sinks int

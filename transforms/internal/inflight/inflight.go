@@ -37,6 +37,21 @@ type landing struct {
 type transit struct {
 	rows  int
 	began []began // of these rows, those that came in first in front
+	// ahead is how many rows were added of each slot of event time that the watermark has not passed, waiting
+	// their sum.
+	ahead   map[int64]int
+	waiting int
+}
+
+// slot is how finely waiting rows are counted, in microseconds.
+const slot = 10_000_000
+
+func slotOf(micros int64) int64 {
+	n := micros / slot
+	if micros%slot < 0 {
+		n--
+	}
+	return n
 }
 
 type began struct {
@@ -45,23 +60,53 @@ type began struct {
 }
 
 var (
-	mu      sync.Mutex
-	transits    = map[string]*transit{}
-	bundles = map[string][]landing{} // what ends with a bundle
-	changed = make(chan struct{})    // closed at each landing
+	mu       sync.Mutex
+	transits = map[string]*transit{}
+	bundles  = map[string][]landing{} // what ends with a bundle
+	changed  = make(chan struct{})    // closed at each landing
 )
 
 // Add counts rows in, which began at a time; the zero time where that is not known.
 func Add(run string, rows int, at time.Time) {
 	mu.Lock()
 	defer mu.Unlock()
-	w := transits[run]
-	if w == nil {
-		w = &transit{}
-		transits[run] = w
-	}
+	w := of(run)
 	w.rows += rows
 	w.began = append(w.began, began{rows, at})
+}
+
+func of(run string) *transit {
+	w := transits[run]
+	if w == nil {
+		w = &transit{ahead: map[int64]int{}}
+		transits[run] = w
+	}
+	return w
+}
+
+// Await says of rows that were added that they may stay where they are until the watermark has passed their
+// times, in microseconds: so long reading doesn't wait for them, or the watermark would not move.
+func Await(run string, times []int64) {
+	mu.Lock()
+	defer mu.Unlock()
+	w := of(run)
+	for _, t := range times {
+		w.ahead[slotOf(t)]++
+	}
+	w.waiting += len(times)
+}
+
+// Passed says that the watermark has come to a time: rows before it have to move.
+func Passed(run string, watermark int64) {
+	mu.Lock()
+	defer mu.Unlock()
+	w := of(run)
+	for at, rows := range w.ahead {
+		if (at+1)*slot <= watermark {
+			w.waiting -= rows
+			delete(w.ahead, at)
+		}
+	}
 }
 
 // Land counts rows out as soon as the bundle that ctx belongs to has ended; outside a bundle, at once.
@@ -132,13 +177,23 @@ func under(run string) int {
 	return 0
 }
 
-// Wait tells whether fewer than limit rows of the run are under way, and waits for that up to a time.
+// moving is about how many rows are under way and need not wait for the watermark. Rows that wait and have
+// landed all the same, as in the state of a shard, are counted out twice, so that it may be less than 0.
+func moving(run string) int {
+	if w := transits[run]; w != nil {
+		return w.rows - w.waiting
+	}
+	return 0
+}
+
+// Wait tells whether fewer than limit rows of the run are under way and have to move, and waits for that up to a
+// time.
 func Wait(ctx context.Context, run string, limit int, most time.Duration) bool {
 	timer := time.NewTimer(most)
 	defer timer.Stop()
 	for {
 		mu.Lock()
-		free, next := under(run) < limit, changed
+		free, next := moving(run) < limit, changed
 		mu.Unlock()
 		if free {
 			return true
