@@ -238,8 +238,9 @@ func (r *reading) poll(ctx context.Context, f *followFn, p *progress, wait time.
 		if err != nil {
 			return r.fault(a, err)
 		}
+		came := clock()
 		for i := range chunks {
-			if err := r.chunk(f, p, a, &chunks[i], now, got); err != nil {
+			if err := r.chunk(f, p, a, &chunks[i], came, got); err != nil {
 				return err
 			}
 		}

@@ -301,7 +301,9 @@ func (f *figure) UnmarshalJSON(text []byte) error {
 }
 
 // counterSpaces are the namespaces of our counters.
-var counterSpaces = []string{"source", "decode", "features", "predict", "monitor", "sink", "deadletter", "replay"}
+var counterSpaces = []string{
+	"source", "decode", "features", "labels", "predict", "monitor", "sink", "staged", "deadletter", "replay", "kafka", "kinesis", "pubsub", "intake",
+}
 
 // counter is the "namespace.name" of a Beam counter that Flink calls <operator>.<namespace>_<name>, or empty.
 func counter(metric string) string {
