@@ -3,6 +3,21 @@
 //
 // Credentials are Google's default ones, and never options.
 //
+// Workers run in a container with Beam's boot, which fetches this executable: it is staged with each job.
+// cmd/millrace/container has Dockerfiles, one from scratch, and what a flex template needs, whose launcher calls
+// the verb template.
+//
+// # Drain
+//
+// A stream that is drained reads no more, lets the watermark go to the end of time, and ends when everything that
+// was read is written. With on_stop=drain a run asks for that when it is stopped, and waits.
+//
+// # Pub/Sub
+//
+// pubsub:// is refused: what it has read is acknowledged by what has landed in the same process. The SDK's own
+// read, pubsubio, acknowledges when a bundle is durable, but gives single messages without the watermark of
+// package source, which is by the events' time.
+//
 // # Delivery
 //
 // State is exactly once; a bundle that failed is run again, and sinks see what it had sent before: they have to
