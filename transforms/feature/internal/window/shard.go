@@ -180,29 +180,56 @@ func (s *Shard) seek(in *Input, from, to int, create bool) {
 			sum += x.entries[uint32(h)&uint32(len(x.entries)-1)]
 		}
 	}
+	for i := range all { // few instructions a record: the more of them are under way
+		if at := s.table.guess(all[i].hash); at >= 0 {
+			all[i].at = at
+			sum += s.table.record(at).name
+		}
+	}
 	for i := range all {
 		if in.Entity.Null(from + i) {
+			all[i].at = -1
 			continue
 		}
 		k := keyOf(in.Entity, from+i)
+		if at := all[i].at; at >= 0 && s.table.is(at, k) {
+			continue
+		}
 		if all[i].at = s.table.find(all[i].hash, k); all[i].at < 0 && create {
 			all[i].at = s.add(all[i].hash, k)
 		}
 	}
 	for i := range all {
-		if all[i].at < 0 {
-			continue
-		}
-		r := s.table.record(all[i].at)
-		a := &s.arenas[r.wide]
-		words := a.at(r.block)
-		next := int(r.held) * a.stride
-		sum += words[0] + words[next-1] + words[min(next, a.stride<<r.class-1)]
-		for _, row := range s.table.edgesOf(all[i].at) {
-			sum += words[int(row)*a.stride]
+		if all[i].at >= 0 {
+			sum += s.read(all[i].at)
 		}
 	}
 	s.touched += sum // else the compiler may leave the reads out
+}
+
+// read reads of an entity's block what a row behind all others needs.
+func (s *Shard) read(at int32) (sum uint64) {
+	r := s.table.record(at)
+	a := &s.arenas[r.wide]
+	words := a.at(r.block)
+	next := int(r.held) * a.stride
+	if last := min(next, a.stride<<r.class-1); last < 64 {
+		for k := 0; k < last; k += 8 {
+			sum += words[k]
+		}
+		sum += words[last]
+	} else {
+		sum += words[0] + words[next-1] + words[last]
+		for _, row := range s.table.edgesOf(at) {
+			sum += words[int(row)*a.stride]
+		}
+	}
+	if int(r.held) == 1<<r.class { // the rows may move, and release asks for the twin
+		if ch := &a.chunks[r.block>>32]; r.class < ch.class {
+			sum += uint64(ch.free[uint32(r.block^1<<r.class)/2])
+		}
+	}
+	return sum
 }
 
 func (s *Shard) null(out []event.Column, i, n int) {

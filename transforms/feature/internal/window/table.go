@@ -100,6 +100,21 @@ func (t *table) find(h uint64, k key) int32 {
 	}
 }
 
+// guess is find by the hash alone, without a look at the record.
+func (t *table) guess(h uint64) int32 {
+	entries := t.hashes[h>>56].entries
+	if len(entries) == 0 {
+		return -1
+	}
+	mask := uint32(len(entries) - 1)
+	for i := uint32(h) & mask; entries[i] != 0; i = (i + 1) & mask {
+		if e := entries[i]; uint32(e>>32) == uint32(h) {
+			return int32(uint32(e) - 1)
+		}
+	}
+	return -1
+}
+
 func (t *table) is(at int32, k key) bool {
 	r := t.record(at)
 	if !r.named || k.text == nil {
