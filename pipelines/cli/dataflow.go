@@ -89,8 +89,13 @@ func (c *common) over(err error) bool {
 }
 
 // describe writes the description of the job that would be started, and contacts nothing.
-func (c *common) describe(ctx context.Context, p scoring.Plan, e runner.Engine) error {
+func (c *common) describe(ctx context.Context, p scoring.Plan, e runner.Engine) (err error) {
 	pipeline, scope := beam.NewPipelineWithRoot()
+	defer func() {
+		if fault := recover(); fault != nil { // Build does so with a plan that Plan.Check would refuse, had it been asked
+			err = usageError{fmt.Errorf("building the graph: %v", fault)}
+		}
+	}()
 	scoring.Build(scope, p)
 	j, err := dataflow.Describe(ctx, pipeline, e.Dataflow)
 	if err != nil {

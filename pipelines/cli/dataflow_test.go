@@ -74,6 +74,7 @@ func TestDataflowFaults(t *testing.T) {
 		{append(dry("features", "fraud"), append(remote, "--dataflow", "machine=x")...), "dataflow option machine: unknown; there are project"},
 		{append(dry("features", "fraud"), append(remote, "--dataflow", "num_workers=-1")...), "num_workers: -1"},
 		{append(dry("features", "fraud"), append(remote, "--flink", "rest=x:1")...), "--flink goes with --runner flink"},
+		{dry("features", "fraud", "--source", "kafka://b:9/in", "--sink", "gs://b/out.csv", "--dead-letters", "gs://b/dead/"), "folder"},
 		{append(dry("run", "fraud"), append(remote, "--metrics-addr", ":0")...), "Cloud Monitoring"},
 		{append(dry("retrain", "fraud"), "--source", "gs://b/in.csv"), "retrain works in folders of this machine"},
 		{append(dry("replay", "fraud"), "--from", "gs://b/dead.jsonl"), "replay works in folders of this machine"},
