@@ -29,7 +29,8 @@ type Stream struct {
 	// Cores is how many the workers have.
 	Cores int
 	// Parallelism is over how many subtasks a cluster spreads the job; 0: it is all in this process. Of it
-	// follow the number of readers, and of shards if Options has none: max(8, 4 x Parallelism).
+	// follows the number of shards if Options has none, max(8, 4 x Parallelism), and where partitions are never
+	// idle (the use case's idle is 0) the number of readers: one whose partitions all are would hold back all.
 	Parallelism int
 	// KeyGroups is how many groups of keys the cluster spreads, Flink's max_parallelism; 0: 128.
 	KeyGroups int
@@ -64,7 +65,7 @@ func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
 		}
 	}
 	readers := max(1, o.Parallelism)
-	if o.IdleTimeout > 0 { // each reader knows its own partitions alone
+	if u.Stream.Idle > 0 || o.IdleTimeout > 0 { // who is idle shows beside the others: one has to see all
 		readers = 1
 	}
 	p.Source.Stream = &source.Stream{

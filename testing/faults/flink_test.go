@@ -101,7 +101,7 @@ func TestFlink(t *testing.T) {
 // orderedRun is the command that scores in the order of event time on the cluster.
 func (b bed) orderedRun(t *testing.T, parallelism int, more ...string) *command {
 	return b.run(t, append([]string{
-		"--runner", "flink", "--order", "event_time", "--lateness", "1m", "--features",
+		"--runner", "flink", "--order", "event_time", "--lateness", "1m", "--features", "--set", "stream.idle=0",
 		"--flink", fmt.Sprintf("parallelism=%d", parallelism), "--flink", "checkpoint_interval=2s",
 	}, more...)...)
 }

@@ -50,7 +50,7 @@ func TestFlinkFigures(t *testing.T) {
 
 func (b bed) arrivalRun(t *testing.T, c *local.Cluster, parallelism int) *command {
 	kind, config := c.Environment()
-	return b.run(t, "--runner", "flink", "--order", "arrival", "--flink", fmt.Sprintf("parallelism=%d", parallelism),
+	return b.run(t, "--runner", "flink", "--order", "arrival", "--set", "stream.idle=0", "--flink", fmt.Sprintf("parallelism=%d", parallelism),
 		"--flink", "endpoint="+c.JobServer(), "--flink", "rest="+c.REST(), "--flink", "environment="+kind, "--flink", "environment_config="+config)
 }
 

@@ -1,9 +1,38 @@
 package source
 
 import (
+	"context"
 	"fmt"
 	"testing"
+
+	"github.com/millrace-ml/millrace/transforms/source/driver"
 )
+
+// spreadLog has as many partitions as its address has letters.
+type spreadLog struct{ driver.Log }
+
+func (spreadLog) Partitions(_ context.Context, address string) (parts []driver.Partition, err error) {
+	for i := range len(address) - len("spread://") {
+		parts = append(parts, driver.Partition{Name: fmt.Sprint("topic/", i)})
+	}
+	return parts, nil
+}
+
+func init() { Register("spread", spreadLog{}) }
+
+// TestSpread: no group is without a partition, of which nobody would move the watermark.
+func TestSpread(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]int{"spread://": 1, "spread://a": 1, "spread://ab": 2, "spread://abcd": 4, "spread://abcdefg": 4} {
+		got, err := Spread(t.Context(), Params{URLs: []string{address}, Stream: &Stream{Groups: 4}})
+		if err != nil || got != want {
+			t.Errorf("%s: %d groups, want %d; %v", address, got, want, err)
+		}
+	}
+	if got, err := Spread(t.Context(), Params{URLs: []string{"spread://a", "nobody://x"}, Stream: &Stream{Groups: 4}}); err == nil {
+		t.Errorf("an address of nobody's gives %d groups", got)
+	}
+}
 
 // TestGroupOf: the partitions of a topic spread evenly over any number of groups, and never move.
 func TestGroupOf(t *testing.T) {
