@@ -30,9 +30,16 @@
 // Last comes the stream, on a real Kafka that is started for it: a topic of -events is drained by the
 // scoring graph on Prism, from the first score to the last, and then the time from before an event is
 // sent until its score is read, of -rate events a second for -seconds, the first fifth left out.
-// Broker, generator and graph share the machine; their CPU is told apart.
+// Broker, generator and graph share the machine; their CPU is told apart. Topics of -variants events are drained
+// with UUIDs as the ids of events, customers and terminals, in the order of event time, and both: what state
+// they write an event, and how fast. In that order the last events wait for the watermark, and time is taken up
+// to nine in ten.
 //
-// -only measures one part: job, scorer, training, growth or stream.
+// -only measures one part: job, scorer, training, growth or stream. Only that measures soak: events come at
+// -rate a second, at most 20,000, for -seconds, and memory is looked at every ten seconds, the first fifth left
+// out. It gives the mean of the first and of the last minute, and the slope of the line through all:
+//
+//	go run ./testing/bench -only soak -seconds 600
 //
 // # Output
 //

@@ -39,9 +39,10 @@ type options struct {
 	only            string
 	pairs, rows     int
 	events          int
+	variants        int
 	rate, seconds   int
 
-	child, in, out, registry string
+	child, in, out, registry, order string
 }
 
 func main() {
@@ -52,15 +53,17 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 5, "turns")
 	flag.IntVar(&o.rows, "rows", 0, "rows of the simulated table (default all 1754155)")
 	flag.StringVar(&o.python, "python", "", "Python with numpy, scikit-learn and xgboost, to compare training")
-	flag.StringVar(&o.only, "only", "", "job, scorer, training, growth or stream (default all)")
+	flag.StringVar(&o.only, "only", "", "job, scorer, training, growth, stream or soak (default all but soak)")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles here, of the graph on Prism and, behind .stream, of the stream at its rate (slows these runs)")
 	flag.IntVar(&o.events, "events", 10_000_000, "events of the topic that the stream drains")
-	flag.IntVar(&o.rate, "rate", 50_000, "events a second, for the stream's latency")
+	flag.IntVar(&o.variants, "variants", 1_000_000, "events of the topics that are drained in the order of event time, and with UUIDs; 0 leaves these out")
+	flag.IntVar(&o.rate, "rate", 50_000, "events a second, for the stream's latency; soak takes at most 20000")
 	flag.IntVar(&o.seconds, "seconds", 60, "how long they come")
 	flag.StringVar(&o.child, "child", "", "what a process of the bench is to do (for itself)")
 	flag.StringVar(&o.in, "in", "", "its input")
 	flag.StringVar(&o.out, "out", "", "its output")
 	flag.StringVar(&o.registry, "registry", "", "its registry")
+	flag.StringVar(&o.order, "order", "", "its order")
 	flag.Parse()
 	log.SetLogger(quiet{})
 	beam.Init()
@@ -126,7 +129,7 @@ func child(ctx context.Context, o options) error {
 	case o.child == "score":
 		return measureScorer(ctx, os.Stdout)
 	case o.child == "stream":
-		return streamGraph(ctx, o.in, o.out, o.registry)
+		return streamGraph(ctx, o.in, o.out, o.registry, o.order)
 	case o.child == "bare":
 		return bareLoop(ctx, o.in, o.out, o.registry)
 	default:
@@ -198,8 +201,8 @@ func measure(ctx context.Context, env []string, command string, args ...string) 
 }
 
 func bench(ctx context.Context, o options) error {
-	if !slices.Contains([]string{"", "job", "scorer", "training", "growth", "stream"}, o.only) {
-		return fmt.Errorf("-only is job, scorer, training, growth or stream, not %q", o.only)
+	if !slices.Contains([]string{"", "job", "scorer", "training", "growth", "stream", "soak"}, o.only) {
+		return fmt.Errorf("-only is job, scorer, training, growth, stream or soak, not %q", o.only)
 	}
 	if o.only == "training" && (o.python == "" || o.data == "") {
 		return errors.New("-only training needs -python and -data")
@@ -223,8 +226,9 @@ func bench(ctx context.Context, o options) error {
 		{"training", func() ([]figure, error) { return measureTraining(ctx, o, self, dir) }},
 		{"growth", func() ([]figure, error) { return measureGrowth(ctx, o, dir) }},
 		{"stream", func() ([]figure, error) { return measureStream(ctx, o, self, dir) }},
+		{"soak", func() ([]figure, error) { return measureSoak(ctx, o, self, dir) }},
 	} {
-		if o.only != "" && o.only != part.name || part.name == "training" && (o.python == "" || o.data == "") {
+		if o.only != part.name && (o.only != "" || part.name == "soak") || part.name == "training" && (o.python == "" || o.data == "") {
 			continue
 		}
 		more, err := part.measure()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -26,20 +27,21 @@ import (
 	"github.com/millrace-ml/millrace/testing/components"
 	_ "github.com/millrace-ml/millrace/transforms/connect/kafka"
 	"github.com/millrace-ml/millrace/transforms/connect/simulate"
+	"github.com/millrace-ml/millrace/transforms/feature"
 	"github.com/millrace-ml/millrace/transforms/source"
 	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
 // streamGraph runs the scoring graph from topic to topic until it is interrupted, and then says what state
 // was written.
-func streamGraph(ctx context.Context, in, out, reg string) error {
+func streamGraph(ctx context.Context, in, out, reg, order string) error {
 	u, err := useCase()
 	if err != nil {
 		return err
 	}
 	plan, err := scoring.New(ctx, u, scoring.Options{
 		Sources: []string{in}, Sink: out, DeadLetters: filepath.Join(filepath.Dir(reg), "dead") + "/", Registry: reg,
-		Stream: &scoring.Stream{InProcess: true, Cores: 2},
+		Stream: &scoring.Stream{Order: order, Lateness: lateness(order), InProcess: true, Cores: 2},
 	})
 	if err != nil {
 		return err
@@ -52,6 +54,16 @@ func streamGraph(ctx context.Context, in, out, reg string) error {
 	_, err = runner.Run(context.WithoutCancel(ctx), runner.Prism, p)
 	fmt.Println(telemetry.Snapshot().StateWritten)
 	return err
+}
+
+// lateness is that of an order. The simulator's day of 40,000 events passes in a moment: an hour is some 1,700 rows
+// that wait, as the built-in minute would hold at thirty events a second.
+func lateness(order string) *time.Duration {
+	if order != feature.EventTime {
+		return nil
+	}
+	d := time.Hour
+	return &d
 }
 
 // bed is a testing.TB for the servers of package components, outside of a test.
@@ -85,8 +97,8 @@ func (b *bed) close() {
 	}
 }
 
-// measureStream drains a topic, and then measures the latency of events that come at a rate.
-func measureStream(ctx context.Context, o options, self, dir string) (figures []figure, err error) {
+// withBroker measures something with a broker.
+func withBroker(ctx context.Context, self, dir string, f func(*components.Broker) ([]figure, error)) (figures []figure, err error) {
 	b := &bed{dir: dir}
 	defer b.close()
 	defer func() {
@@ -101,19 +113,41 @@ func measureStream(ctx context.Context, o options, self, dir string) (figures []
 	if _, err := measure(ctx, nil, self, "-child", "prepare", "-in", dir, "-rows", "1000"); err != nil {
 		return nil, err
 	}
-	drained, err := drainTopic(ctx, o, self, dir, broker)
-	if err != nil {
-		return nil, err
-	}
-	late, err := latency(ctx, o, self, dir, broker)
-	return append(drained, late...), err
+	return f(broker)
+}
+
+// measureStream drains topics, and then measures the latency of events that come at a rate.
+func measureStream(ctx context.Context, o options, self, dir string) ([]figure, error) {
+	return withBroker(ctx, self, dir, func(broker *components.Broker) ([]figure, error) {
+		var out []figure
+		for _, d := range []drain{
+			{name: "stream", events: o.events, whole: true},
+			{name: "stream_uuid", events: o.variants, uuids: true, whole: true},
+			{name: "stream_event_time", events: o.variants, order: feature.EventTime},
+			{name: "stream_event_time_uuid", events: o.variants, order: feature.EventTime, uuids: true},
+		} {
+			if d.events == 0 {
+				continue
+			}
+			drained, err := d.measure(ctx, self, dir, broker)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, drained...)
+		}
+		late, err := latency(ctx, o, self, dir, broker)
+		return append(out, late...), err
+	})
 }
 
 // generator gives the simulator's transactions as lines, without an end.
-type generator struct{ rows chan simulate.Row }
+type generator struct {
+	rows  chan simulate.Row
+	uuids bool // in place of whole numbers, as ids of events, customers and terminals
+}
 
 func newGenerator(ctx context.Context) *generator {
-	g := &generator{make(chan simulate.Row, 4096)}
+	g := &generator{rows: make(chan simulate.Row, 4096)}
 	go func() {
 		_ = simulate.Fraud(simulate.Params{Days: 3650, Customers: 20_000}, func(r simulate.Row) error {
 			select {
@@ -130,17 +164,27 @@ func newGenerator(ctx context.Context) *generator {
 func (g *generator) next(buf []byte, _ int) []byte {
 	r := <-g.rows
 	buf = append(buf, `{"TRANSACTION_ID":`...)
-	buf = strconv.AppendInt(buf, r.ID, 10)
+	buf = g.id(buf, 1, r.ID)
 	buf = append(buf, `,"TX_DATETIME":"`...)
 	buf = time.UnixMicro(r.Time).UTC().AppendFormat(buf, time.RFC3339)
 	buf = append(buf, `","CUSTOMER_ID":`...)
-	buf = strconv.AppendInt(buf, r.Customer, 10)
+	buf = g.id(buf, 2, r.Customer)
 	buf = append(buf, `,"TERMINAL_ID":`...)
-	buf = strconv.AppendInt(buf, r.Terminal, 10)
+	buf = g.id(buf, 3, r.Terminal)
 	buf = append(buf, `,"TX_AMOUNT":`...)
 	buf = strconv.AppendFloat(buf, float64(r.Cents)/100, 'f', 2, 64)
 	buf = append(buf, `,"TX_FRAUD":`...)
 	return append(strconv.AppendBool(buf, r.Fraud), '}')
+}
+
+// id appends a number, or a UUID that stands for it; of each kind of ids there are others.
+func (g *generator) id(buf []byte, kind uint64, n int64) []byte {
+	if !g.uuids {
+		return strconv.AppendInt(buf, n, 10)
+	}
+	random := rand.NewPCG(kind, uint64(n))
+	a, b := random.Uint64(), random.Uint64()
+	return fmt.Appendf(buf, `"%08x-%04x-4%03x-%04x-%012x"`, a>>32, a>>16&0xffff, a&0xfff, b>>48&0x3fff|0x8000, b&(1<<48-1))
 }
 
 // process is a scoring graph in a process of its own.
@@ -152,8 +196,9 @@ type process struct {
 	fault error
 }
 
-func startJob(self, in, out, reg string, more ...string) (*process, error) {
-	j := &process{ended: make(chan struct{}), cmd: exec.Command(self, append([]string{"-child", "stream", "-in", in, "-out", out, "-registry", reg}, more...)...)}
+func startJob(self string, broker *components.Broker, in, out, dir string, more ...string) (*process, error) {
+	url := "kafka://" + broker.Addr + "/"
+	j := &process{ended: make(chan struct{}), cmd: exec.Command(self, append([]string{"-child", "stream", "-in", url + in, "-out", url + out, "-registry", filepath.Join(dir, "registry")}, more...)...)}
 	j.cmd.Stdout, j.cmd.Stderr = &j.out, &j.err
 	if err := j.cmd.Start(); err != nil {
 		return nil, err
@@ -178,36 +223,47 @@ func (j *process) end() (u usage, state int64, err error) {
 	return u, state, err
 }
 
-// drainTopic scores a topic that was filled before.
-func drainTopic(ctx context.Context, o options, self, dir string, broker *components.Broker) ([]figure, error) {
-	broker.CreateTopic("filled", 4)
-	broker.CreateTopic("drained", 4)
+// drain is a topic that is scored after it was filled.
+type drain struct {
+	name   string
+	events int
+	order  string // of the stream; empty: arrival
+	uuids  bool
+	whole  bool // else the last events wait for the watermark, and time is taken up to most of them
+}
+
+func (d drain) measure(ctx context.Context, self, dir string, broker *components.Broker) ([]figure, error) {
+	in, to, partitions := d.name+".in", d.name+".out", 4
+	if !d.whole {
+		partitions = 1 // of several the watermark waits for the one that was filled last some time before the others
+	}
+	broker.CreateTopic(in, partitions)
+	broker.CreateTopic(to, 4)
 	gctx, stop := context.WithCancel(ctx)
-	say("filling a topic with %d events", o.events)
-	broker.Fill("filled", o.events, newGenerator(gctx).next)
+	say("%s: filling a topic with %d events", d.name, d.events)
+	g := newGenerator(gctx)
+	g.uuids = d.uuids
+	broker.Fill(in, d.events, g.next)
 	stop()
-	url := func(topic string) string { return "kafka://" + broker.Addr + "/" + topic }
 	before := processCPU(broker.PID())
-	j, err := startJob(self, url("filled"), url("drained"), filepath.Join(dir, "registry"))
+	j, err := startJob(self, broker, in, to, dir, "-order", d.order)
 	if err != nil {
 		return nil, err
 	}
-	admin := broker.Admin()
+	enough := int64(d.events)
+	if !d.whole {
+		enough = enough * 9 / 10
+	}
 	var first time.Time
-	var began int64
+	var began, n int64
 	for {
-		ends, err := admin.ListEndOffsets(ctx, "drained")
-		if err != nil {
+		if n, err = filled(ctx, broker, to); err != nil {
 			return nil, err
-		}
-		n := int64(0)
-		for _, p := range ends["drained"] {
-			n += p.Offset
 		}
 		if n > 0 && first.IsZero() {
 			first, began = time.Now(), n
 		}
-		if n >= int64(o.events) {
+		if n >= enough {
 			break
 		}
 		select {
@@ -225,29 +281,38 @@ func drainTopic(ctx context.Context, o options, self, dir string, broker *compon
 	if err != nil {
 		return nil, err
 	}
-	n := float64(o.events)
-	out := []figure{
-		value("stream_drain", float64(int64(o.events)-began)/secs, "events/s").atLeast(100_000),
-		value("stream_drain_cpu", u.cpu/n*1e6, "CPU s/M events"),
-		value("stream_drain_broker_cpu", brokerCPU/n*1e6, "CPU s/M events"),
-		value("stream_drain_rss", u.rss, "MB"),
+	all := float64(d.events)
+	rate := value(d.name+"_drain", float64(n-began)/secs, "events/s")
+	cpu := value(d.name+"_drain_cpu", u.cpu/all*1e6, "CPU s/M events")
+	rss := value(d.name+"_drain_rss", u.rss, "MB")
+	written := value(d.name+"_state", float64(state)/all, "bytes/event")
+	if d.name != "stream" {
+		return []figure{rate, cpu, rss, written}, nil
 	}
-	if state > 0 {
-		out = append(out, value("stream_state", float64(state)/n, "bytes/event").atMost(64))
+	return []figure{rate.atLeast(100_000), cpu, value("stream_drain_broker_cpu", brokerCPU/float64(n)*1e6, "CPU s/M events"), rss, written.atMost(64)}, nil
+}
+
+// filled is how many records a topic has had.
+func filled(ctx context.Context, broker *components.Broker, topic string) (n int64, err error) {
+	ends, err := broker.Admin().ListEndOffsets(ctx, topic)
+	if err != nil {
+		return 0, err
 	}
-	return out, nil
+	for _, p := range ends[topic] {
+		n += p.Offset
+	}
+	return n, nil
 }
 
 // latency lets events come at a rate, and measures from before an event is sent until its score is read.
 func latency(ctx context.Context, o options, self, dir string, broker *components.Broker) ([]figure, error) {
 	broker.CreateTopic("live", 4)
 	broker.CreateTopic("scored", 4)
-	url := func(topic string) string { return "kafka://" + broker.Addr + "/" + topic }
 	var more []string
 	if o.profile != "" {
 		more = []string{"-profile", o.profile + ".stream"}
 	}
-	j, err := startJob(self, url("live"), url("scored"), filepath.Join(dir, "registry"), more...)
+	j, err := startJob(self, broker, "live", "scored", dir, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -293,21 +358,17 @@ func latency(ctx context.Context, o options, self, dir string, broker *component
 	usageBefore, brokerBefore := selfCPU(), processCPU(broker.PID())
 	var failed error
 	var mu sync.Mutex
-	for i := 0; i < total; { // a millisecond's worth at a time
-		due := int(time.Since(start).Seconds() * float64(o.rate))
-		for ; i < min(due, total); i++ {
-			value := g.next(nil, i)
-			sent[i] = time.Since(start)
-			c.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
-				if err != nil {
-					mu.Lock()
-					failed = err
-					mu.Unlock()
-				}
-			})
-		}
-		time.Sleep(time.Millisecond)
-	}
+	pace(ctx, start, o.rate, total, func(i int) {
+		value := g.next(nil, i)
+		sent[i] = time.Since(start)
+		c.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				mu.Lock()
+				failed = err
+				mu.Unlock()
+			}
+		})
+	})
 	stopRows()
 	time.AfterFunc(30*time.Second, stop)
 	reading.Wait()
@@ -340,6 +401,17 @@ func latency(ctx context.Context, o options, self, dir string, broker *component
 		value("stream_generator_cpu", ownCPU/n, "CPU s/M events"),
 		value("stream_rss", u.rss, "MB"),
 	}, nil
+}
+
+// pace calls send for each of so many events at a rate a second.
+func pace(ctx context.Context, start time.Time, rate, total int, send func(i int)) {
+	for i := 0; i < total && ctx.Err() == nil; { // a millisecond's worth at a time
+		due := int(time.Since(start).Seconds() * float64(rate))
+		for ; i < min(due, total); i++ {
+			send(i)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func selfCPU() float64 {
