@@ -34,7 +34,7 @@ func replayCommand(stdout, stderr io.Writer) *cobra.Command {
 		Short: "Score dead letters again, once what was wrong is mended",
 		Long: "Reads the history and the dead letters together, and scores the letters' events with the features that\n" +
 			"they would have had. Only those events are written; letters of what fails again count one attempt more.\n" +
-			"Where the use case has a replay topic, the letters are sent to it, and the stream that runs scores them.",
+			"Where the use case has a replay topic or folder, the letters are sent to it, and the stream that runs scores them.",
 		Example: "  millrace replay fraud --from ./millrace/dead/ --dry-run\n" +
 			"  millrace replay fraud --from ./millrace/dead/ --class schema,range --sink mended.jsonl --dead-letters again.jsonl",
 		Args: exactly(1, "a use case: a built-in name or a file"),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -216,6 +217,35 @@ func TestReplayIntoStream(t *testing.T) {
 	}
 	if again != broken {
 		t.Errorf("%d letters of %d broken events", again, broken)
+	}
+}
+
+// TestReplayThroughAFolder: letters go to a folder as they do to a topic, each time as one more file.
+func TestReplayThroughAFolder(t *testing.T) {
+	const topic = "shoplog://folder"
+	s, bad, _, oracle, plain, good := replayingShop(t, topic)
+	folder := s.path("replay") + "/"
+	write(t, s.path("shop.yaml"), shopUseCase+"replay: "+folder+"\n")
+	s.send("--class", "schema")
+	s.send("--class", "range")
+	s.send("--class", "schema") // copies
+	files, err := filepath.Glob(folder + "*.jsonl")
+	if err != nil || len(files) != 3 {
+		t.Fatalf("letters are in %v, %v", files, err)
+	}
+	shopLog[topic+"/events"] = append(slices.Clone(good), "end")
+	s.stream(topic, "--order", "event_time", "--lateness", "1000h")
+	got := byID(t, topic+"/out")
+	for id, want := range oracle {
+		if len(got[id]) != 1 || got[id][0] != want {
+			t.Fatalf("event %s, bad %v: got %v, want %s", id, bad[id], got[id], want)
+		}
+	}
+	if len(got) != len(oracle) || len(got) <= len(plain) {
+		t.Errorf("%d events of %d, %d without the bad ones", len(got), len(oracle), len(plain))
+	}
+	if code, _, stderr := call(t, "replay", s.path("shop.yaml"), "--from", s.path("first-dead.jsonl"), "--rate", "5"); code != exitUsage || !strings.Contains(stderr, "no rate") {
+		t.Errorf("a rate for a folder: %d %s", code, stderr)
 	}
 }
 

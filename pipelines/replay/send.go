@@ -3,7 +3,9 @@ package replay
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"fmt"
+	"strings"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 
@@ -17,18 +19,23 @@ import (
 // Sending hands letters to a stream that runs.
 type Sending struct {
 	Params Params
-	// To is the topic that the stream reads letters from.
+	// To is the topic that the stream reads letters from, or a file in the folder that it follows.
 	To string
 
 	letters []driver.Partition
 }
 
-// NewSending plans the sending of letters to a topic.
+// NewSending plans the sending of letters to a topic, or to a folder: each time as one file more, which is there
+// when it is whole.
 func NewSending(ctx context.Context, to string, p Params) (Sending, error) {
 	p.Filter.MaxAttempts = cmp.Or(p.Filter.MaxAttempts, DefaultMaxAttempts)
 	out := Sending{Params: p, To: to}
-	if !source.Endless(to) {
-		return out, fmt.Errorf("%w: a stream reads letters from a topic, not from %s", ErrAddress, connect.Redact(to))
+	if folder := strings.HasSuffix(to, "/"); !folder && !source.Endless(to) {
+		return out, fmt.Errorf("%w: a stream reads letters from a topic or a folder, which ends in /, not from %s", ErrAddress, connect.Redact(to))
+	} else if folder && p.Rate > 0 {
+		return out, fmt.Errorf("%w: letters come into a folder all at once, so that there is no rate", ErrAddress)
+	} else if folder {
+		out.To += "letters-" + rand.Text()[:12] + ".jsonl"
 	}
 	var err error
 	out.letters, err = lettersOf(ctx, p.From, "")

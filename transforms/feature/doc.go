@@ -39,7 +39,9 @@
 // had finished before it. Rows stay for the lateness beyond their windows, so that a late one has its
 // own windows and a copy is known: the first one goes on. In the order [EventTime] rows wait until the
 // watermark has passed them, and their features are those of a bounded run. Of copies the same one goes
-// on as there.
+// on as there. A row that was replayed may come when the watermark has passed it: it goes with the bucket of time
+// that the watermark passes next, has the windows of its own time as far as they still reach back, and later rows
+// know it.
 //
 // Rows without an entity in the first stage are known by id and time. An entity that no window reaches
 // any more is forgotten; last-n windows and all keep theirs for ever.
