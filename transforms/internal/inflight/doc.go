@@ -13,6 +13,10 @@
 //
 // # Non-obvious
 //
+// Rows that wait for the watermark take no credit, see [Await]. In the order of event time Prism holds back data
+// behind a key's earliest timer: were these rows counted, reading would wait for them, and they for the watermark,
+// which reading alone moves.
+//
 // Rows are out when their bundle has ended, sinks flushed: a DoFn can't see that, since FinishBundle
 // runs from the first DoFn of a fused stage to the last. The worker's response to the runner is the
 // place, and Beam's hooks show it (TestLanding).
