@@ -39,7 +39,7 @@ func grammar(u *UseCase) value {
 		{name: "registry", value: url(&u.Registry), def: "`" + string(u.Registry) + "`", example: "gs://bucket/registry",
 			doc: "Where bundles lie. `--registry` overrides it."},
 		{name: "replay", value: url(&u.Replay), example: "kafka://broker:9092/fraud-replay",
-			doc: "A topic that a stream reads beside its source: `millrace replay` sends dead letters there. Without it a replay is a run of its own over the history."},
+			doc: "A topic or a folder that a stream reads beside its source: `millrace replay` sends dead letters there. Without it a replay is a run of its own over the history."},
 		{name: "sinks", value: sinks(u), example: "{scores: scores.jsonl, dead_letters: ./dead/}",
 			doc: "Where results go, by names of your choice. `dead_letters` takes what could not be used, `feature_log` what was served: a Parquet table with each event's features as the model got them, its score and decision, for `millrace skew` and for training."},
 		{name: "training", value: optional[Training]{&u.Training, trainingObject},

@@ -96,6 +96,14 @@ func (l *line) lanes() []*lane {
 // close gives up the aliases.
 func (l *line) close() {
 	following.Delete(l)
+	others := false // in other instances
+	following.Range(func(o, _ any) bool {
+		others = o.(*line).model.Name == l.model.Name
+		return !others
+	})
+	if !others {
+		telemetry.Left(l.model.Name)
+	}
 	for _, lane := range l.lanes() {
 		if lane.handle != nil {
 			lane.handle.Close()

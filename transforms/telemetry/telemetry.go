@@ -99,6 +99,12 @@ func Serving(role, version string, since time.Time) {
 	}
 }
 
+// Left says that no version of the named model serves in any role any more.
+func Left(model string) {
+	modelInfo.DeletePartialMatch(prometheus.Labels{"model": model})
+	modelSince.DeletePartialMatch(prometheus.Labels{"model": model})
+}
+
 // Swapped counts that a version of the named model took over from another.
 func Swapped(model string) { modelSwaps.WithLabelValues(model, "swapped").Inc() }
 
