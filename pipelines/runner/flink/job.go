@@ -311,8 +311,16 @@ func (j *Job) end(ctx context.Context, last Detail) (Result, error) {
 	return r, fmt.Errorf("%w: %s", ErrFailed, why)
 }
 
-// counters are those that the job server knows once a job has ended.
+// counters are those that the job server knows once a job has ended, which it learns a little after the
+// cluster.
 func (j *Job) counters(ctx context.Context) map[string]int64 {
+	for range 50 {
+		state, err := j.service.GetState(ctx, &jobpb.GetJobStateRequest{JobId: j.id})
+		if err != nil || ctx.Err() != nil || state.GetState() == jobpb.JobState_DONE {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
 	answer, err := j.service.GetJobMetrics(ctx, &jobpb.GetJobMetricsRequest{JobId: j.id})
 	if err != nil {
 		return nil
