@@ -199,13 +199,16 @@ func (c *Cluster) answers(ctx context.Context, name string) error {
 		return c.get(ctx, "/overview", &struct{}{})
 	}
 	var answer struct {
-		TaskManagers []struct{ ID string }
+		TaskManagers []struct {
+			ID          string
+			SlotsNumber int // 0 until it has said which it has, a little after it is known
+		}
 	}
 	if err := c.get(ctx, "/taskmanagers", &answer); err != nil {
 		return err
 	}
 	for _, t := range answer.TaskManagers {
-		if t.ID == c.resource(name) {
+		if t.ID == c.resource(name) && t.SlotsNumber > 0 {
 			return nil
 		}
 	}
