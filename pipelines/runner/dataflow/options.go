@@ -3,17 +3,17 @@ package dataflow
 import (
 	"cmp"
 	"debug/elf"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core"
+
+	"github.com/millrace-ml/millrace/pipelines/runner/internal/option"
 )
 
 // What becomes of a job when the context of its Run ends.
@@ -110,40 +110,37 @@ type Options struct {
 }
 
 // fields are the options by their names, for Parse.
-var fields = []struct {
-	name string
-	of   func(*Options) any
-}{
-	{"project", func(o *Options) any { return &o.Project }},
-	{"region", func(o *Options) any { return &o.Region }},
-	{"staging_location", func(o *Options) any { return &o.StagingLocation }},
-	{"temp_location", func(o *Options) any { return &o.TempLocation }},
-	{"job_name", func(o *Options) any { return &o.JobName }},
-	{"labels", func(o *Options) any { return &o.Labels }},
-	{"machine_type", func(o *Options) any { return &o.MachineType }},
-	{"worker_machine_type", func(o *Options) any { return &o.MachineType }}, // the SDK takes both
-	{"num_workers", func(o *Options) any { return &o.NumWorkers }},
-	{"max_num_workers", func(o *Options) any { return &o.MaxNumWorkers }},
-	{"autoscaling_algorithm", func(o *Options) any { return &o.AutoscalingAlgorithm }},
-	{"number_of_worker_harness_threads", func(o *Options) any { return &o.WorkerThreads }},
-	{"disk_size_gb", func(o *Options) any { return &o.DiskSizeGB }},
-	{"worker_zone", func(o *Options) any { return &o.WorkerZone }},
-	{"service_account_email", func(o *Options) any { return &o.ServiceAccount }},
-	{"network", func(o *Options) any { return &o.Network }},
-	{"subnetwork", func(o *Options) any { return &o.Subnetwork }},
-	{"no_use_public_ips", func(o *Options) any { return &o.NoPublicIPs }},
-	{"dataflow_kms_key", func(o *Options) any { return &o.KMSKey }},
-	{"sdk_container_image", func(o *Options) any { return &o.WorkerImage }},
-	{"worker_binary", func(o *Options) any { return &o.WorkerBinary }},
-	{"experiments", func(o *Options) any { return &o.Experiments }},
-	{"dataflow_service_options", func(o *Options) any { return &o.ServiceOptions }},
-	{"dry_run", func(o *Options) any { return &o.DryRun }},
-	{"template_location", func(o *Options) any { return &o.TemplateLocation }},
-	{"dataflow_endpoint", func(o *Options) any { return &o.Endpoint }},
-	{"on_stop", func(o *Options) any { return &o.OnStop }},
-	{"shards", func(o *Options) any { return &o.Shards }},
-	{"update", func(o *Options) any { return &o.Update }},
-	{"transform_name_mapping", func(o *Options) any { return &o.TransformNames }},
+var fields = []option.Field[Options]{
+	{Name: "project", Of: func(o *Options) any { return &o.Project }},
+	{Name: "region", Of: func(o *Options) any { return &o.Region }},
+	{Name: "staging_location", Of: func(o *Options) any { return &o.StagingLocation }},
+	{Name: "temp_location", Of: func(o *Options) any { return &o.TempLocation }},
+	{Name: "job_name", Of: func(o *Options) any { return &o.JobName }},
+	{Name: "labels", Of: func(o *Options) any { return &o.Labels }},
+	{Name: "machine_type", Of: func(o *Options) any { return &o.MachineType }},
+	{Name: "worker_machine_type", Of: func(o *Options) any { return &o.MachineType }}, // the SDK takes both
+	{Name: "num_workers", Of: func(o *Options) any { return &o.NumWorkers }},
+	{Name: "max_num_workers", Of: func(o *Options) any { return &o.MaxNumWorkers }},
+	{Name: "autoscaling_algorithm", Of: func(o *Options) any { return &o.AutoscalingAlgorithm }},
+	{Name: "number_of_worker_harness_threads", Of: func(o *Options) any { return &o.WorkerThreads }},
+	{Name: "disk_size_gb", Of: func(o *Options) any { return &o.DiskSizeGB }},
+	{Name: "worker_zone", Of: func(o *Options) any { return &o.WorkerZone }},
+	{Name: "service_account_email", Of: func(o *Options) any { return &o.ServiceAccount }},
+	{Name: "network", Of: func(o *Options) any { return &o.Network }},
+	{Name: "subnetwork", Of: func(o *Options) any { return &o.Subnetwork }},
+	{Name: "no_use_public_ips", Of: func(o *Options) any { return &o.NoPublicIPs }},
+	{Name: "dataflow_kms_key", Of: func(o *Options) any { return &o.KMSKey }},
+	{Name: "sdk_container_image", Of: func(o *Options) any { return &o.WorkerImage }},
+	{Name: "worker_binary", Of: func(o *Options) any { return &o.WorkerBinary }},
+	{Name: "experiments", Of: func(o *Options) any { return &o.Experiments }},
+	{Name: "dataflow_service_options", Of: func(o *Options) any { return &o.ServiceOptions }},
+	{Name: "dry_run", Of: func(o *Options) any { return &o.DryRun }},
+	{Name: "template_location", Of: func(o *Options) any { return &o.TemplateLocation }},
+	{Name: "dataflow_endpoint", Of: func(o *Options) any { return &o.Endpoint }},
+	{Name: "on_stop", Of: func(o *Options) any { return &o.OnStop }},
+	{Name: "shards", Of: func(o *Options) any { return &o.Shards }},
+	{Name: "update", Of: func(o *Options) any { return &o.Update }},
+	{Name: "transform_name_mapping", Of: func(o *Options) any { return &o.TransformNames }},
 }
 
 // refused are flags of the SDK that can't be given, and why.
@@ -160,63 +157,14 @@ var refused = map[string]string{
 	"execute_async":                  "give on_stop=leave, and stop this process when the job is there",
 }
 
+var options = option.Set[Options]{Runner: "dataflow", Fields: fields, Refused: refused}
+
 // Parse reads options written as name=value. It reports all faults; only Validate knows whether the values
 // make sense.
-func Parse(pairs []string) (Options, error) {
-	var o Options
-	var errs []error
-	for _, pair := range pairs {
-		name, value, ok := strings.Cut(pair, "=")
-		if !ok {
-			errs = append(errs, fmt.Errorf("dataflow option %q: write name=value", pair))
-			continue
-		}
-		if err := o.set(name, value); err != nil {
-			errs = append(errs, fmt.Errorf("dataflow option %s: %w", name, err))
-		}
-	}
-	return o, errors.Join(errs...)
-}
+func Parse(pairs []string) (Options, error) { return options.Parse(pairs) }
 
 // Names are those of the options that Parse takes.
-func Names() []string {
-	names := make([]string, len(fields))
-	for i, f := range fields {
-		names[i] = f.name
-	}
-	return names
-}
-
-func (o *Options) set(name, value string) (err error) {
-	if why := refused[name]; why != "" {
-		return fmt.Errorf("can't be set: %s", why)
-	}
-	for _, f := range fields {
-		if f.name != name {
-			continue
-		}
-		switch to := f.of(o).(type) {
-		case *string:
-			*to = value
-		case *[]string:
-			*to = strings.FieldsFunc(value, func(r rune) bool { return r == ',' })
-		case *map[string]string:
-			if json.Unmarshal([]byte(value), to) != nil {
-				err = fmt.Errorf(`%q is no JSON object of texts, as {"team":"risk"}`, value)
-			}
-		case *int:
-			if *to, err = strconv.Atoi(value); err != nil {
-				err = fmt.Errorf("%q is no number", value)
-			}
-		case *bool:
-			if *to, err = strconv.ParseBool(value); err != nil {
-				err = fmt.Errorf("%q is neither true nor false", value)
-			}
-		}
-		return err
-	}
-	return fmt.Errorf("unknown; there are %s", strings.Join(Names(), ", "))
-}
+func Names() []string { return options.Names() }
 
 func (o Options) withDefaults() Options {
 	o.TempLocation = cmp.Or(o.TempLocation, strings.TrimSuffix(o.StagingLocation, "/")+"/tmp")

@@ -9,11 +9,12 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/millrace-ml/millrace/pipelines/runner/internal/option"
 )
 
 // Where the workers of a job run.
@@ -103,36 +104,33 @@ type Options struct {
 }
 
 // fields are the options by their names, for Parse.
-var fields = []struct {
-	name string
-	of   func(*Options) any
-}{
-	{"endpoint", func(o *Options) any { return &o.Endpoint }},
-	{"rest", func(o *Options) any { return &o.REST }},
-	{"name", func(o *Options) any { return &o.Name }},
-	{"environment", func(o *Options) any { return &o.Environment }},
-	{"environment_config", func(o *Options) any { return &o.EnvironmentConfig }},
-	{"worker_binary", func(o *Options) any { return &o.WorkerBinary }},
-	{"sdk_worker_parallelism", func(o *Options) any { return &o.SDKWorkerParallelism }},
-	{"parallelism", func(o *Options) any { return &o.Parallelism }},
-	{"max_parallelism", func(o *Options) any { return &o.MaxParallelism }},
-	{"object_reuse", func(o *Options) any { return &o.ObjectReuse }},
-	{"bundle_size", func(o *Options) any { return &o.BundleSize }},
-	{"bundle_time", func(o *Options) any { return &o.BundleTime }},
-	{"retries", func(o *Options) any { return &o.Retries }},
-	{"retry_delay", func(o *Options) any { return &o.RetryDelay }},
-	{"checkpoint_interval", func(o *Options) any { return &o.CheckpointInterval }},
-	{"min_pause", func(o *Options) any { return &o.MinPause }},
-	{"checkpoint_timeout", func(o *Options) any { return &o.CheckpointTimeout }},
-	{"unaligned", func(o *Options) any { return &o.Unaligned }},
-	{"state_backend", func(o *Options) any { return &o.StateBackend }},
-	{"storage_path", func(o *Options) any { return &o.StoragePath }},
-	{"discard_checkpoints", func(o *Options) any { return &o.DiscardCheckpoints }},
-	{"savepoint_path", func(o *Options) any { return &o.SavepointPath }},
-	{"shards", func(o *Options) any { return &o.Shards }},
-	{"fresh_state", func(o *Options) any { return &o.FreshState }},
-	{"on_stop", func(o *Options) any { return &o.OnStop }},
-	{"savepoint_dir", func(o *Options) any { return &o.SavepointDir }},
+var fields = []option.Field[Options]{
+	{Name: "endpoint", Of: func(o *Options) any { return &o.Endpoint }},
+	{Name: "rest", Of: func(o *Options) any { return &o.REST }},
+	{Name: "name", Of: func(o *Options) any { return &o.Name }},
+	{Name: "environment", Of: func(o *Options) any { return &o.Environment }},
+	{Name: "environment_config", Of: func(o *Options) any { return &o.EnvironmentConfig }},
+	{Name: "worker_binary", Of: func(o *Options) any { return &o.WorkerBinary }},
+	{Name: "sdk_worker_parallelism", Of: func(o *Options) any { return &o.SDKWorkerParallelism }},
+	{Name: "parallelism", Of: func(o *Options) any { return &o.Parallelism }},
+	{Name: "max_parallelism", Of: func(o *Options) any { return &o.MaxParallelism }},
+	{Name: "object_reuse", Of: func(o *Options) any { return &o.ObjectReuse }},
+	{Name: "bundle_size", Of: func(o *Options) any { return &o.BundleSize }},
+	{Name: "bundle_time", Of: func(o *Options) any { return &o.BundleTime }},
+	{Name: "retries", Of: func(o *Options) any { return &o.Retries }},
+	{Name: "retry_delay", Of: func(o *Options) any { return &o.RetryDelay }},
+	{Name: "checkpoint_interval", Of: func(o *Options) any { return &o.CheckpointInterval }},
+	{Name: "min_pause", Of: func(o *Options) any { return &o.MinPause }},
+	{Name: "checkpoint_timeout", Of: func(o *Options) any { return &o.CheckpointTimeout }},
+	{Name: "unaligned", Of: func(o *Options) any { return &o.Unaligned }},
+	{Name: "state_backend", Of: func(o *Options) any { return &o.StateBackend }},
+	{Name: "storage_path", Of: func(o *Options) any { return &o.StoragePath }},
+	{Name: "discard_checkpoints", Of: func(o *Options) any { return &o.DiscardCheckpoints }},
+	{Name: "savepoint_path", Of: func(o *Options) any { return &o.SavepointPath }},
+	{Name: "shards", Of: func(o *Options) any { return &o.Shards }},
+	{Name: "fresh_state", Of: func(o *Options) any { return &o.FreshState }},
+	{Name: "on_stop", Of: func(o *Options) any { return &o.OnStop }},
+	{Name: "savepoint_dir", Of: func(o *Options) any { return &o.SavepointDir }},
 }
 
 // refused are options of Beam's Flink runner that can't be given, and why.
@@ -146,61 +144,14 @@ var refused = map[string]string{
 	"num_concurrent_checkpoints":          "one checkpoint runs at a time, always",
 }
 
+var options = option.Set[Options]{Runner: "flink", Fields: fields, Refused: refused}
+
 // Parse reads options written as name=value. It reports all faults; only Validate knows whether the values
 // make sense.
-func Parse(pairs []string) (Options, error) {
-	var o Options
-	var errs []error
-	for _, pair := range pairs {
-		name, value, ok := strings.Cut(pair, "=")
-		if !ok {
-			errs = append(errs, fmt.Errorf("flink option %q: write name=value", pair))
-			continue
-		}
-		if err := o.set(name, value); err != nil {
-			errs = append(errs, fmt.Errorf("flink option %s: %w", name, err))
-		}
-	}
-	return o, errors.Join(errs...)
-}
+func Parse(pairs []string) (Options, error) { return options.Parse(pairs) }
 
 // Names are those of the options that Parse takes.
-func Names() []string {
-	names := make([]string, len(fields))
-	for i, f := range fields {
-		names[i] = f.name
-	}
-	return names
-}
-
-func (o *Options) set(name, value string) (err error) {
-	if why := refused[name]; why != "" {
-		return fmt.Errorf("can't be set: %s", why)
-	}
-	for _, f := range fields {
-		if f.name != name {
-			continue
-		}
-		switch to := f.of(o).(type) {
-		case *string:
-			*to = value
-		case *int:
-			if *to, err = strconv.Atoi(value); err != nil {
-				err = fmt.Errorf("%q is no number", value)
-			}
-		case *bool:
-			if *to, err = strconv.ParseBool(value); err != nil {
-				err = fmt.Errorf("%q is neither true nor false", value)
-			}
-		case *time.Duration:
-			if *to, err = time.ParseDuration(value); err != nil {
-				err = fmt.Errorf("%q is no duration, as 10ms or 5s", value)
-			}
-		}
-		return err
-	}
-	return fmt.Errorf("unknown; there are %s", strings.Join(Names(), ", "))
-}
+func Names() []string { return options.Names() }
 
 func (o Options) withDefaults(stream bool) Options {
 	o.Endpoint = cmp.Or(o.Endpoint, "localhost:8099")

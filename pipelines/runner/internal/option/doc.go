@@ -1,0 +1,2 @@
+// Package option reads the options of a runner, written as name=value, into its struct of them.
+package option
