@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -21,6 +20,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/internal/inflight"
 	"github.com/millrace-ml/millrace/transforms/internal/keygroup"
 	"github.com/millrace-ml/millrace/transforms/internal/shardstate"
+	"github.com/millrace-ml/millrace/transforms/internal/shardstate/cells"
 )
 
 func init() {
@@ -28,7 +28,6 @@ func init() {
 	beam.RegisterDoFn(&arriveFn{})
 	beam.RegisterDoFn(&waitFn{})
 	register.Emitter3[beam.EventTime, string, event.Batch]()
-	beam.RegisterCoder(reflect.TypeOf((*chunk)(nil)).Elem(), encodeChunk, decodeChunk)
 }
 
 var (
@@ -44,13 +43,6 @@ const (
 	defaultStreamShards = 8
 	stateFormat         = 1 // of the deltas and copies
 )
-
-// chunk is a record of a log, with a coder that writes it in one piece. It is a struct since Beam takes a
-// type of slices for a list, whatever coder is registered, and asks the runner for every byte.
-type chunk struct{ record []byte }
-
-func encodeChunk(c chunk) []byte          { return c.record }
-func decodeChunk(b []byte) (chunk, error) { return chunk{b}, nil }
 
 // kept is for how long, in microseconds, a stream keeps rows for later ones. One microsecond more than
 // the lateness: a row as late as may be still finds its copy.
@@ -97,12 +89,12 @@ func stream(s beam.Scope, events, labels beam.PCollection, p Params, c *compiled
 		routed := beam.ParDo(s, &routeFn{Params: p, Stage: i}, st.labeled(s, rows, labels))
 		var fn any = &arriveFn{
 			Params: p, Stage: i,
-			Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[chunk]("logA"), LogB: state.MakeBagState[chunk]("logB"),
+			Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[cells.Record]("logA"), LogB: state.MakeBagState[cells.Record]("logB"),
 		}
 		if own.Order == EventTime {
 			fn = &waitFn{
 				Params: p, Stage: i, Passed: timers.InEventTime("passed"),
-				Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[chunk]("logA"), LogB: state.MakeBagState[chunk]("logB"),
+				Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[cells.Record]("logA"), LogB: state.MakeBagState[cells.Record]("logB"),
 			}
 		}
 		var dups beam.PCollection
@@ -253,37 +245,12 @@ func (s *shards) learn(ctx context.Context, key string, c shardstate.Cells, b ev
 	return err
 }
 
-// cells are a shard's state at the runner.
-type cells struct {
-	p    state.Provider
-	head *state.Value[int64]
-	logs [2]*state.Bag[chunk]
-}
-
-func (c cells) Head() (int64, bool, error)    { return c.head.Read(c.p) }
-func (c cells) SetHead(v int64) error         { return c.head.Write(c.p, v) }
-func (c cells) Add(log int, rec []byte) error { return c.logs[log].Add(c.p, chunk{rec}) }
-func (c cells) Clear(log int) error           { return c.logs[log].Clear(c.p) }
-
-func (c cells) Read(log int, each func([]byte) error) error {
-	records, _, err := c.logs[log].Read(c.p)
-	if err != nil {
-		return err
-	}
-	for _, r := range records {
-		if err := each(r.record); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // arriveFn scores batches as they come.
 type arriveFn struct {
 	Params     Params
 	Stage      int
 	Head       state.Value[int64]
-	LogA, LogB state.Bag[chunk]
+	LogA, LogB state.Bag[cells.Record]
 
 	s *shards
 }
@@ -300,7 +267,7 @@ func (f *arriveFn) Teardown() {
 }
 
 func (f *arriveFn) ProcessElement(ctx context.Context, sp state.Provider, key string, b event.Batch, emit func(beam.EventTime, event.Batch), reject func(deadletter.Letter)) error {
-	c := cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}
+	c := cells.Of(sp, &f.Head, &f.LogA, &f.LogB)
 	if f.s.st.isLabels(&b) {
 		return f.s.learn(ctx, key, c, b)
 	}
@@ -324,7 +291,7 @@ type waitFn struct {
 	Stage      int
 	Passed     timers.EventTime
 	Head       state.Value[int64]
-	LogA, LogB state.Bag[chunk]
+	LogA, LogB state.Bag[cells.Record]
 
 	s *shards
 }
@@ -341,7 +308,7 @@ func (f *waitFn) Teardown() {
 }
 
 func (f *waitFn) ProcessElement(ctx context.Context, sp state.Provider, tp timers.Provider, key string, b event.Batch, _ func(beam.EventTime, event.Batch), _ func(deadletter.Letter)) error {
-	c := cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}
+	c := cells.Of(sp, &f.Head, &f.LogA, &f.LogB)
 	if f.s.st.isLabels(&b) {
 		return f.s.learn(ctx, key, c, b)
 	}
@@ -388,7 +355,7 @@ func (f *waitFn) OnTimer(ctx context.Context, _ beam.EventTime, sp state.Provide
 	}
 	fire := b.end()
 	var done []applied
-	err = f.s.do(key, cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}, func(m *machine) (deltas [][]byte, err error) {
+	err = f.s.do(key, cells.Of(sp, &f.Head, &f.LogA, &f.LogB), func(m *machine) (deltas [][]byte, err error) {
 		done, deltas, err = m.pass(fire, f.Stage == 0)
 		return deltas, err
 	})

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +23,7 @@ import (
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
 	"github.com/millrace-ml/millrace/transforms/internal/shardstate"
+	"github.com/millrace-ml/millrace/transforms/internal/shardstate/cells"
 )
 
 func init() {
@@ -34,7 +34,6 @@ func init() {
 	register.Emitter3[beam.EventTime, string, event.Batch]()
 	register.Emitter1[deadletter.Letter]()
 	register.Iter1[event.Batch]()
-	beam.RegisterCoder(reflect.TypeOf((*chunk)(nil)).Elem(), encodeChunk, decodeChunk)
 }
 
 // ErrParams reports Params that make no join.
@@ -203,7 +202,7 @@ func Join(s beam.Scope, events, labels beam.PCollection, p Params) (rows, orphan
 	s = s.Scope("labels@" + p.fingerprint(c))
 	routed := beam.ParDo(s, &routeFn{Params: p}, beam.Flatten(s, events, labels))
 	return beam.ParDo2(s, &meetFn{
-		Params: p, Passed: timers.InEventTime("passed"), Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[chunk]("logA"), LogB: state.MakeBagState[chunk]("logB"),
+		Params: p, Passed: timers.InEventTime("passed"), Head: state.MakeValueState[int64]("head"), LogA: state.MakeBagState[cells.Record]("logA"), LogB: state.MakeBagState[cells.Record]("logB"),
 	}, routed)
 }
 
@@ -398,44 +397,13 @@ func (f *joinFn) ProcessElement(_ string, next func(*event.Batch) bool, emit fun
 	return nil
 }
 
-// chunk is a record of a log, with a coder that writes it in one piece.
-type chunk struct{ record []byte }
-
-func encodeChunk(c chunk) []byte          { return c.record }
-func decodeChunk(b []byte) (chunk, error) { return chunk{b}, nil }
-
-// cells are a shard's state at the runner.
-type cells struct {
-	p    state.Provider
-	head *state.Value[int64]
-	logs [2]*state.Bag[chunk]
-}
-
-func (c cells) Head() (int64, bool, error)    { return c.head.Read(c.p) }
-func (c cells) SetHead(v int64) error         { return c.head.Write(c.p, v) }
-func (c cells) Add(log int, rec []byte) error { return c.logs[log].Add(c.p, chunk{rec}) }
-func (c cells) Clear(log int) error           { return c.logs[log].Clear(c.p) }
-
-func (c cells) Read(log int, each func([]byte) error) error {
-	records, _, err := c.logs[log].Read(c.p)
-	if err != nil {
-		return err
-	}
-	for _, r := range records {
-		if err := each(r.record); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // meetFn joins what comes. A bucket of time has one timer, set with its first batch and never moved, that lets
 // it go: only the watermark tells what can still come.
 type meetFn struct {
 	Params     Params
 	Passed     timers.EventTime
 	Head       state.Value[int64]
-	LogA, LogB state.Bag[chunk]
+	LogA, LogB state.Bag[cells.Record]
 
 	p     *plan
 	store *shardstate.Store
@@ -465,7 +433,7 @@ func (f *meetFn) do(sp state.Provider, key string, apply func(*machine) ([][]byt
 	if err != nil {
 		return fmt.Errorf("reading the key of a shard: %w", err)
 	}
-	c := cells{sp, &f.Head, [2]*state.Bag[chunk]{&f.LogA, &f.LogB}}
+	c := cells.Of(sp, &f.Head, &f.LogA, &f.LogB)
 	return f.store.Do(shard, c, func(m shardstate.Machine) ([][]byte, error) { return apply(m.(*machine)) })
 }
 
