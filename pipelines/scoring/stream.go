@@ -77,7 +77,7 @@ func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
 	}
 	if p.Join != nil {
 		join := *p.Join
-		join.Shards, join.Stream = p.Features.Shards, &label.Stream{Run: run}
+		join.Shards, join.Stream = p.Features.Shards, &label.Stream{Run: run, KeyGroups: o.KeyGroups}
 		p.Join = &join
 	}
 	p.Roll = &sink.Stream{Roll: u.Stream.Roll}

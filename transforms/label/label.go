@@ -11,7 +11,6 @@ import (
 	"math/bits"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/internal/keygroup"
 	"github.com/millrace-ml/millrace/transforms/internal/shardstate"
 	"github.com/millrace-ml/millrace/transforms/internal/shardstate/cells"
 )
@@ -68,11 +68,14 @@ type Params struct {
 type Stream struct {
 	// Run names the run: caches belong to it. Join makes one up if empty.
 	Run string
+	// KeyGroups is how many groups of keys the runner spreads over its subtasks, Flink's max_parallelism;
+	// 0: 128. Shards are placed evenly for it.
+	KeyGroups int
 }
 
 const (
 	defaultShards = 8
-	stateFormat   = 1
+	stateFormat   = 2 // of the deltas, and of the shards' keys: 1 had plain ones
 )
 
 // plan is Params, checked.
@@ -213,12 +216,18 @@ type routeFn struct {
 	Params Params
 
 	p       *plan
+	keys    []string           // of the shards
 	pending [2][][]event.Batch // labels and events, by shard
 	counts  [2][]int
 }
 
 func (f *routeFn) Setup() (err error) {
 	f.p, err = compile(f.Params)
+	groups := 0
+	if f.Params.Stream != nil {
+		groups = f.Params.Stream.KeyGroups
+	}
+	f.keys = keygroup.Keys(f.Params.Shards, groups)
 	return err
 }
 
@@ -266,7 +275,7 @@ func (f *routeFn) flush(kind, shard int, emit func(beam.EventTime, string, event
 		return err
 	}
 	f.pending[kind][shard], f.counts[kind][shard] = nil, 0
-	emit(timestamp(&b), "s"+strconv.Itoa(shard), b)
+	emit(timestamp(&b), f.keys[shard], b)
 	return nil
 }
 
@@ -429,9 +438,9 @@ func (f *meetFn) Teardown() {
 
 // do runs one call on the shard of a key.
 func (f *meetFn) do(sp state.Provider, key string, apply func(*machine) ([][]byte, error)) error {
-	shard, err := strconv.Atoi(strings.TrimPrefix(key, "s"))
+	shard, err := keygroup.Shard(key)
 	if err != nil {
-		return fmt.Errorf("reading the key of a shard: %w", err)
+		return err
 	}
 	c := cells.Of(sp, &f.Head, &f.LogA, &f.LogB)
 	return f.store.Do(shard, c, func(m shardstate.Machine) ([][]byte, error) { return apply(m.(*machine)) })

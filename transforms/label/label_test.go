@@ -1,15 +1,19 @@
 package label
 
 import (
+	"cmp"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"pgregory.net/rapid"
 
 	"github.com/millrace-ml/millrace/transforms/event"
+	"github.com/millrace-ml/millrace/transforms/internal/keygroup"
 	"github.com/millrace-ml/millrace/transforms/internal/shardstate"
 )
 
@@ -228,6 +232,45 @@ func TestJoin(t *testing.T) {
 	})
 	if !let || !compacted {
 		t.Errorf("pieces let go: %v, logs compacted: %v", let, compacted)
+	}
+}
+
+// TestKeys: the shards of ids are spread evenly over the subtasks of a Flink.
+func TestKeys(t *testing.T) {
+	const shards = 8
+	for _, stream := range []*Stream{nil, {}, {KeyGroups: 256}} {
+		p := params()
+		p.Shards, p.Stream = shards, stream
+		f := &routeFn{Params: p}
+		if err := f.Setup(); err != nil {
+			t.Fatal(err)
+		}
+		groups := keygroup.Default
+		if stream != nil {
+			groups = cmp.Or(stream.KeyGroups, groups)
+		}
+		var all []happening
+		for id := range int64(1000) {
+			all = append(all, happening{id, 0, 0})
+		}
+		keys := map[string]bool{}
+		emit := func(_ beam.EventTime, key string, _ event.Batch) { keys[key] = true }
+		f.StartBundle(emit)
+		if err := errors.Join(f.ProcessElement(eventsOf(f.p, all, false), emit), f.FinishBundle(emit)); err != nil {
+			t.Fatal(err)
+		}
+		for _, parallelism := range []int{1, 2, 4, 8} {
+			subtasks := make([]int, parallelism)
+			for key := range keys {
+				subtasks[keygroup.Of(key, groups)*parallelism/groups]++
+			}
+			for _, n := range subtasks {
+				if n != shards/parallelism {
+					t.Errorf("%d groups: %d shards over %d subtasks are spread as %v", groups, len(keys), parallelism, subtasks)
+					break
+				}
+			}
+		}
 	}
 }
 
