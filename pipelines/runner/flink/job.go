@@ -216,6 +216,20 @@ func (j *Job) detail(ctx context.Context) (Detail, error) {
 	return j.cluster.Job(ctx, j.flink)
 }
 
+// Watermark is how far all stages are that are not at the end of time; zero if one of them doesn't say it yet.
+func (d Detail) Watermark() (least time.Time) {
+	for _, v := range d.Vertices {
+		switch {
+		case !v.marked || v.end:
+		case v.Watermark.IsZero():
+			return time.Time{}
+		case least.IsZero() || v.Watermark.Before(least):
+			least = v.Watermark
+		}
+	}
+	return least
+}
+
 // drained tells whether all stages have seen the end of time.
 func drained(d Detail) bool {
 	marks := 0

@@ -54,7 +54,7 @@ func scoringNames(t *testing.T, stream bool, order string, version int) []string
 	if err != nil {
 		t.Fatal(err)
 	}
-	nameCollections(proto)
+	settle(proto)
 	read := map[string]bool{}
 	for _, t := range proto.GetComponents().GetTransforms() {
 		for _, id := range t.GetInputs() {

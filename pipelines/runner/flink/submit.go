@@ -28,6 +28,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	stable "github.com/millrace-ml/millrace/pipelines/runner/names"
 )
 
 // Submit sends a graph to the cluster, after it has looked at the options, the job server and the cluster.
@@ -73,15 +75,21 @@ func Submit(ctx context.Context, p *beam.Pipeline, o Options) (_ *Job, err error
 	if j.pipeline, err = graphx.Marshal(edges, &graphx.Options{Environment: env, PipelineResourceHints: jobopts.GetPipelineResourceHints()}); err != nil {
 		return nil, fmt.Errorf("translating the graph: %w", err)
 	}
+	settle(j.pipeline)
 	if err := runnerlib.UpdateGoEnvironmentWorker(worker, j.pipeline); err != nil {
 		return nil, fmt.Errorf("naming the worker: %w", err)
 	}
-	nameCollections(j.pipeline)
 	if err := j.compareState(ctx); err != nil {
 		return nil, err
 	}
 	options.Fields[optionURN("app_name")] = structpb.NewStringValue(j.appName())
 	return j, j.run(ctx, worker, options)
+}
+
+// settle gives transforms and collections names that are the same in the next build: Flink finds state by them.
+func settle(p *pipepb.Pipeline) {
+	stable.Settle(p)
+	nameCollections(p)
 }
 
 // run is the protocol: prepare, send the worker's binary, start.
