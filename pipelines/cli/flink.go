@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 
@@ -97,6 +98,7 @@ func reporter(pr *progress) flink.Progress {
 			state = d.State
 			pr.say("the job is %s", state)
 		}
+		pr.hear(d, time.Now())
 	}
 }
 

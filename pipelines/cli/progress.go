@@ -5,9 +5,11 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace-ml/millrace/pipelines/runner"
+	"github.com/millrace-ml/millrace/pipelines/runner/flink"
 	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
 
@@ -22,6 +24,13 @@ type progress struct {
 	start   time.Time
 	before  telemetry.Totals
 	unwatch func()
+	cluster atomic.Pointer[counted] // nil: the workers are this process
+}
+
+// counted are the counts of a job on a cluster, and since when they are as they are.
+type counted struct {
+	telemetry.Totals
+	at time.Time
 }
 
 func newProgress(w io.Writer) *progress {
@@ -35,6 +44,22 @@ func newProgress(w io.Writer) *progress {
 func (p *progress) say(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	p.out.say(p.stamp(text), text)
+}
+
+// stale is after how long counts that don't move are believed: Flink gathers them every ten seconds.
+const stale = 15 * time.Second
+
+// hear takes in what a cluster says of a job. What the job's workers replay is counted again, and a job that starts
+// again counts from nothing.
+func (p *progress) hear(d flink.Detail, now time.Time) {
+	c := &counted{at: now, Totals: telemetry.Totals{
+		Read: d.Counters["source.read"], Scored: d.Counters["predict.scored"], Written: d.Counters["sink.written"],
+		DeadLetters: d.Counters["deadletter.written"], Watermark: d.Watermark(),
+	}}
+	if last := p.cluster.Load(); last != nil && last.Read == c.Read && now.Sub(last.at) < stale {
+		c.at = last.at
+	}
+	p.cluster.Store(c)
 }
 
 func (p *progress) stamp(text string) string {
@@ -85,6 +110,10 @@ func (g *gauge) turn(now time.Time, read int64) float64 {
 	if seconds <= 0 {
 		return g.rate
 	}
+	if read < g.read { // a job on a cluster has started again
+		g.last, g.read = now, read
+		return g.rate
+	}
 	rate := float64(read-g.read) / seconds
 	if g.read == 0 {
 		g.rate = rate
@@ -96,15 +125,23 @@ func (g *gauge) turn(now time.Time, read int64) float64 {
 }
 
 func (p *progress) show(now time.Time, g *gauge, models []string, live bool) {
-	t := telemetry.Snapshot().Since(p.before)
+	t, at := telemetry.Snapshot().Since(p.before), now
+	c := p.cluster.Load()
+	if c != nil {
+		t, at = c.Totals, c.at
+	}
 	if t.Read == 0 {
+		g.last = at
 		return
 	}
-	rate := g.turn(now, t.Read)
+	rate := g.turn(at, t.Read)
 	if len(t.Serving) > 0 {
 		models = t.Serving
 	}
 	text := describe(t, rate, models)
+	if c != nil {
+		text += "; " + thousands(t.Written) + " written" + behind(t.Watermark, now)
+	}
 	if live {
 		p.out.show(p.stamp(text))
 		return
@@ -129,10 +166,25 @@ func describe(t telemetry.Totals, rate float64, models []string) string {
 		parts = append(parts, fmt.Sprintf("%.0f ms each", t.Took.Seconds()*1000/float64(t.Timed)))
 	}
 	parts = append(parts, thousands(t.DeadLetters)+" dead letters")
-	if t.Scored > 0 || len(models) > 0 {
+	switch {
+	case len(models) > 0:
 		parts = append(parts, thousands(t.Scored)+" scored by "+strings.Join(models, ", "))
+	case t.Scored > 0:
+		parts = append(parts, thousands(t.Scored)+" scored")
 	}
 	return strings.Join(parts, "; ")
+}
+
+// behind is how far the watermark is: as its age, or as a time where old events are read.
+func behind(watermark, now time.Time) string {
+	switch age := now.Sub(watermark); {
+	case watermark.IsZero():
+		return ""
+	case age < 0 || age > 24*time.Hour:
+		return "; watermark " + watermark.UTC().Format(time.RFC3339)
+	default:
+		return "; watermark " + age.Round(time.Second).String() + " ago"
+	}
 }
 
 // thousands writes 1234567 as 1,234,567.
