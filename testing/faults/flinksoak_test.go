@@ -200,7 +200,7 @@ func (s *soak) upTo(n int) {
 }
 
 // eachPayment gives payments as lines, until it is told to stop. Their ids count from 0. A day has some 40,000,
-// which come within a minute: windows of days have something to forget, and the watermark something to wait for.
+// which come within a minute and a half: windows of days have something to forget, and rows wait for the watermark.
 // There are 140 million.
 func eachPayment(f func(id, day int, line []byte) error) error {
 	const day = 24 * 60 * 60 * 1_000_000
@@ -216,7 +216,7 @@ func eachPayment(f func(id, day int, line []byte) error) error {
 		if cap(buf)-len(buf) < 1024 {
 			buf = make([]byte, 0, 256<<10)
 		}
-		buf = appendPayment(buf[len(buf):], r, today*day+inDay*1000)
+		buf = appendPayment(buf[len(buf):], r, today*day+inDay*2000)
 		inDay++
 		return f(int(r.ID), int(today-first), buf[:len(buf):len(buf)])
 	})
