@@ -173,6 +173,7 @@ type common struct {
 	sets        []string
 	memory      string
 	metrics     string
+	work        string
 	flink       []string
 	dataflow    []string
 

@@ -2,8 +2,11 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	"github.com/millrace-ml/millrace/pipelines/runner/flink/local"
 	"github.com/millrace-ml/millrace/pipelines/scoring"
 	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/feature"
 	"github.com/millrace-ml/millrace/transforms/source"
 )
 
@@ -102,24 +106,33 @@ func reporter(pr *progress) flink.Progress {
 	}
 }
 
+// checked refuses options of Flink that a graph can't use, before anything is read. Those of Dataflow are
+// checked where its job is described, and by lint.
+func (c *common) checked(stream bool) error {
+	e, err := c.choose()
+	if err != nil {
+		return err
+	}
+	if e.Name == runner.Flink {
+		if err := e.Flink.Validate(stream); err != nil {
+			return usageError{err}
+		}
+	}
+	return nil
+}
+
+// unbound lets shuffles between workers elsewhere keep what they are given: it is with the runner, not in the
+// process that gives it, and no worker sees a file to which another one spills.
+func unbound(p *feature.Params) { p.Memory = math.MaxInt64 }
+
 // far makes the paths of a plan whole for workers elsewhere, which have other folders to start from, and
 // refuses what only this process has.
 func far(p *scoring.Plan) error {
+	errs := []error{farSource(&p.Source)}
 	addresses := []*string{&p.DeadLetters}
-	for _, urls := range [][]string{p.Source.URLs, p.Source.Labels.URLs, p.Source.Replay} {
-		for i, a := range urls {
-			if s := connect.Scheme(a); s == "-" || s == "stdin" {
-				return usageError{fmt.Errorf("source %s: workers on a cluster have no standard input: give a file or a topic that they can reach", a)}
-			}
-			if why := source.LocalOnly(a); why != "" {
-				return usageError{fmt.Errorf("source %s: %s", connect.Redact(a), why)}
-			}
-			addresses = append(addresses, &urls[i])
-		}
-	}
 	for i := range p.Sinks {
 		if connect.Scheme(p.Sinks[i].URL) == "-" {
-			return usageError{fmt.Errorf("sink -: workers on a cluster have no standard output of yours: give a file or a topic that they can reach")}
+			errs = append(errs, errors.New("sink -: workers on a cluster have no standard output of yours: give a file or a topic that they can reach"))
 		}
 		addresses = append(addresses, &p.Sinks[i].URL)
 	}
@@ -129,18 +142,59 @@ func far(p *scoring.Plan) error {
 	for i := range p.Predict.Models {
 		addresses = append(addresses, &p.Predict.Models[i].Registry)
 	}
+	if err := errors.Join(errs...); err != nil {
+		return usageError{err}
+	}
+	return whole(addresses...)
+}
+
+// farSource is far for what is read.
+func farSource(p *source.Params) error {
+	var errs []error
+	for _, urls := range [][]string{p.URLs, p.Labels.URLs, p.Replay} {
+		errs = append(errs, farReads(urls))
+	}
+	return errors.Join(errs...)
+}
+
+func farReads(urls []string) error {
+	var errs []error
+	for i, a := range urls {
+		if s := connect.Scheme(a); s == "-" || s == "stdin" {
+			errs = append(errs, fmt.Errorf("source %s: workers on a cluster have no standard input: give a file or a topic that they can reach", a))
+		} else if why := source.LocalOnly(a); why != "" {
+			errs = append(errs, fmt.Errorf("source %s: %s", connect.Redact(a), why))
+		} else {
+			errs = append(errs, whole(&urls[i]))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+// whole makes the relative paths among addresses absolute.
+func whole(addresses ...*string) error {
 	for _, a := range addresses {
-		if *a == "" || connect.Scheme(*a) != "file" || filepath.IsAbs(*a) || len(*a) > 7 && (*a)[:7] == "file://" {
+		if *a == "" || connect.Scheme(*a) != "file" {
 			continue
 		}
-		whole, err := filepath.Abs(*a)
+		path, isURL := strings.CutPrefix(*a, "file://")
+		if filepath.IsAbs(path) || isURL && strings.HasPrefix(path, "localhost/") {
+			continue
+		}
+		abs, err := filepath.Abs(path)
 		if err != nil {
 			return err
 		}
-		if (*a)[len(*a)-1] == '/' { // a folder
-			whole += "/"
+		if strings.HasSuffix(path, "/") { // a folder
+			abs += "/"
 		}
-		*a = whole
+		if isURL {
+			abs = "file://" + abs
+		}
+		*a = abs
 	}
 	return nil
 }

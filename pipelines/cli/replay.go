@@ -57,6 +57,14 @@ func replayCommand(stdout, stderr io.Writer) *cobra.Command {
 			if r.Rate < 0 || r.Filter.MaxAttempts < 1 {
 				return usageError{errors.New("--rate is not negative, and --max-attempts at least 1")}
 			}
+			if err := c.checked(false); err != nil {
+				return err
+			}
+			if !runner.InProcess(c.runner) {
+				if err := farReads(r.From); err != nil {
+					return err
+				}
+			}
 			if u.Replay != "" && !dry {
 				for _, name := range []string{"source", "dead-letters", "features", "registry"} {
 					if cmd.Flags().Changed(name) {
@@ -73,6 +81,11 @@ func replayCommand(stdout, stderr io.Writer) *cobra.Command {
 			s, err := scoring.New(cmd.Context(), u, o)
 			if err != nil {
 				return optionError(err)
+			}
+			if !runner.InProcess(c.runner) {
+				if err := far(&s); err != nil {
+					return err
+				}
 			}
 			p, err := replay.New(cmd.Context(), s, r)
 			if errors.Is(err, replay.ErrAddress) {
@@ -147,6 +160,11 @@ func (c *common) send(ctx context.Context, stderr io.Writer, u *spec.UseCase, r 
 		return fmt.Errorf("replay: %w", err)
 	}
 	to = cmp.Or(c.sink, to)
+	if !runner.InProcess(c.runner) {
+		if err := whole(&to); err != nil {
+			return err
+		}
+	}
 	p, err := replay.NewSending(ctx, to, r)
 	if errors.Is(err, replay.ErrAddress) {
 		return usageError{err}
@@ -163,7 +181,7 @@ func (c *common) send(ctx context.Context, stderr io.Writer, u *spec.UseCase, r 
 	pr := newProgress(stderr)
 	pipeline, scope := beam.NewPipelineWithRoot()
 	replay.BuildSending(scope, p)
-	res, err := runner.Run(ctx, c.runner, pipeline)
+	res, err := c.run(ctx, pr, pipeline)
 	if err != nil {
 		return err
 	}
@@ -182,12 +200,15 @@ func (c *common) replay(ctx context.Context, stderr io.Writer, p replay.Plan, u 
 	if p.Scoring, err = p.Scoring.Size(ctx); err != nil {
 		return err
 	}
+	if !runner.InProcess(c.runner) {
+		unbound(&p.Scoring.Features)
+	}
 	pr := newProgress(stderr)
 	defer pr.watch(versions(p.Scoring))()
 	pr.say("%s: replaying %s over %s", u.Name, strings.Join(redacted(p.Params.From), ", "), strings.Join(redacted(p.Scoring.Source.URLs), ", "))
 	pipeline, scope := beam.NewPipelineWithRoot()
 	replay.Build(scope, p)
-	res, err := runner.Run(ctx, c.runner, pipeline)
+	res, err := c.run(ctx, pr, pipeline)
 	if err != nil {
 		return errors.Join(err, p.Scoring.Sweep(context.WithoutCancel(ctx)))
 	}

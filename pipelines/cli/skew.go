@@ -36,8 +36,8 @@ func skewCommand(stdout, stderr io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !runner.InProcess(c.runner) {
-				return usageError{fmt.Errorf("--runner %s: a comparison runs in this process: choose %s or %s, and a --sample of a large log", c.runner, runner.Prism, runner.Direct)}
+			if err := c.checked(false); err != nil {
+				return err
 			}
 			if cmd.Flags().Changed("sample") && !(o.Sample > 0 && o.Sample <= 1) {
 				return usageError{fmt.Errorf("--sample %v: give a share above 0 to 1, as 0.1", o.Sample)}
@@ -79,6 +79,7 @@ func skewCommand(stdout, stderr io.Writer) *cobra.Command {
 			return nil
 		},
 	}
+	c.verb = cmd.Name()
 	f := cmd.Flags()
 	f.StringArrayVar(&o.Logs, "log", nil, "the feature log: a file, a folder or a URL; may be repeated (default: the file's sinks.feature_log)")
 	f.StringArrayVar(&c.sources, "source", nil, "the history: a path, a glob or a URL (default: the file's source)")
@@ -87,7 +88,9 @@ func skewCommand(stdout, stderr io.Writer) *cobra.Command {
 	f.StringVar(&to, "to", "", "compare events before this time (RFC 3339)")
 	f.Float64Var(&o.Tolerance, "tolerance", 0, "relative difference that is no fault, as 1e-9")
 	f.BoolVar(&asJSON, "json", false, "print the report as JSON")
-	f.StringVar(&c.runner, "runner", runner.Prism, "engine: prism or direct")
+	f.StringVar(&c.runner, "runner", runner.Prism, "engine: prism, direct or flink")
+	f.StringArrayVar(&c.flink, "flink", nil, "option of the runner flink, as endpoint=host:8099; may be repeated; a wrong name lists all")
+	f.StringVar(&c.work, "work", "", "folder for the report, which on a cluster all workers must see (default: one for temporary files)")
 	f.StringArrayVar(&c.sets, "set", nil, "override a field of the use case, as path=value; may be repeated")
 	f.StringVar(&c.memory, "memory", "1GiB", "memory of the process; what does not fit goes to disk")
 	return cmd
@@ -95,7 +98,7 @@ func skewCommand(stdout, stderr io.Writer) *cobra.Command {
 
 // skew runs the comparison.
 func (c *common) skew(ctx context.Context, stderr io.Writer, u *spec.UseCase, o skew.Options) (skew.Report, error) {
-	work, err := os.MkdirTemp("", "millrace-skew-")
+	work, err := os.MkdirTemp(c.work, "millrace-skew-")
 	if err != nil {
 		return skew.Report{}, fmt.Errorf("making a work folder: %w", err)
 	}
@@ -105,18 +108,26 @@ func (c *common) skew(ctx context.Context, stderr io.Writer, u *spec.UseCase, o 
 	if err != nil {
 		return skew.Report{}, usageError{err}
 	}
+	if !runner.InProcess(c.runner) {
+		if err := errors.Join(farSource(&p.Log), farSource(&p.History), whole(&p.Options.Work)); err != nil {
+			return skew.Report{}, err
+		}
+	}
 	if err := p.Check(ctx); err != nil {
 		return skew.Report{}, err
 	}
 	if p, err = p.Size(ctx); err != nil {
 		return skew.Report{}, err
 	}
+	if !runner.InProcess(c.runner) {
+		unbound(&p.Features)
+	}
 	pr := newProgress(stderr)
 	defer pr.watch(nil)()
 	pr.say("%s: comparing %s with %s", u.Name, strings.Join(redacted(p.Log.URLs), ", "), strings.Join(redacted(p.History.URLs), ", "))
 	pipeline, scope := beam.NewPipelineWithRoot()
 	skew.Build(scope, p)
-	if _, err := runner.Run(ctx, c.runner, pipeline); err != nil {
+	if _, err := c.run(ctx, pr, pipeline); err != nil {
 		return skew.Report{}, err
 	}
 	return p.Report()

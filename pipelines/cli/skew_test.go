@@ -242,7 +242,9 @@ func TestSkewRefuses(t *testing.T) {
 		code int
 		says string
 	}{
-		{[]string{"--log", dir, "--runner", "flink"}, exitUsage, "in this process"},
+		{[]string{"--log", dir, "--runner", "dataflow"}, exitUsage, "skew works in folders of this machine"},
+		{[]string{"--log", dir, "--runner", "flink", "--flink", "checkpoint_interval=5s"}, exitUsage, "checkpoint_interval is for streams"},
+		{[]string{"--log", dir, "--flink", "parallelism=2"}, exitUsage, "--flink goes with --runner flink"},
 		{[]string{"--source", dir}, exitUsage, "sinks.feature_log"},
 		{[]string{"--log", dir, "--sample", "2"}, exitUsage, "above 0 to 1"},
 		{[]string{"--log", dir, "--tolerance", "-1"}, exitUsage, "tolerance"},

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +21,9 @@ import (
 	"github.com/millrace-ml/millrace/pipelines/scoring"
 	"github.com/millrace-ml/millrace/pipelines/spec"
 	"github.com/millrace-ml/millrace/transforms/connect"
+	"github.com/millrace-ml/millrace/transforms/featurelog"
+	"github.com/millrace-ml/millrace/transforms/predict"
+	"github.com/millrace-ml/millrace/transforms/sink"
 	"github.com/millrace-ml/millrace/transforms/source"
 	"github.com/millrace-ml/millrace/transforms/telemetry"
 )
@@ -59,7 +64,7 @@ func (c *common) scoreEvents(cmd *cobra.Command, stderr io.Writer, useCase strin
 	if o.Stream, err = st.options(c, cmd, u); err != nil {
 		return err
 	}
-	if err := c.place(&o); err != nil {
+	if err := errors.Join(c.checked(o.Stream != nil), c.place(&o)); err != nil {
 		return err
 	}
 	p, err := scoring.New(cmd.Context(), u, o)
@@ -92,7 +97,7 @@ func featuresCommand(stderr io.Writer) *cobra.Command {
 			if o.Stream, err = st.options(&c, cmd, u); err != nil {
 				return err
 			}
-			if err := c.place(&o); err != nil {
+			if err := errors.Join(c.checked(o.Stream != nil), c.place(&o)); err != nil {
 				return err
 			}
 			p, err := scoring.Features(u, o)
@@ -145,6 +150,9 @@ func (c *common) score(ctx context.Context, stderr io.Writer, p scoring.Plan, u 
 	p, err := p.Size(ctx)
 	if err != nil {
 		return err
+	}
+	if !near {
+		unbound(&p.Features)
 	}
 	pr := newProgress(stderr)
 	unserve, err := c.serveMetrics(ctx, pr)
@@ -250,39 +258,51 @@ func retrainCommand(stdout, stderr io.Writer) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.registry, "registry", "", "registry of models: a folder or a URL (default: the file's)")
 	f.StringVar(&report, "report", "./millrace/report", "folder for report.json, report.html and plots")
+	f.StringVar(&c.work, "work", "", "folder for what passes between steps, which on a cluster all workers must see (default: one for temporary files)")
 	return cmd
 }
 
-func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, report string) (retraining.Params, error) {
-	memory, err := parseBytes(c.memory)
-	if err != nil {
-		return retraining.Params{}, err
-	}
-	src, err := scoring.Source(u, c.sources)
-	if err != nil {
-		return retraining.Params{}, err
-	}
-	if err := source.Check(ctx, src); err != nil {
-		return retraining.Params{}, err
-	}
-	where := c.registry
-	if where == "" {
-		if where, err = u.Registry.Resolve(); err != nil {
-			return retraining.Params{}, fmt.Errorf("registry: %w", err)
-		}
-	}
-	work, err := os.MkdirTemp("", "millrace-retrain-")
-	if err != nil {
-		return retraining.Params{}, fmt.Errorf("making a work folder: %w", err)
-	}
-	defer os.RemoveAll(work)
-	p, err := retraining.New(u, retraining.Options{
-		Source: src, DeadLetters: c.deadLetters, Registry: where, ReportDir: report, Work: work, Memory: memory, Local: runner.Local(c.runner), Now: time.Now(), Revision: revision(),
-	})
-	if err != nil {
+func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, report string) (p retraining.Params, err error) {
+	o := retraining.Options{DeadLetters: c.deadLetters, Registry: c.registry, ReportDir: report, Local: runner.Local(c.runner), Now: time.Now(), Revision: revision()}
+	if o.Memory, err = parseBytes(c.memory); err != nil {
 		return p, err
 	}
-	pr.say("%s: reading %s", u.Name, strings.Join(redacted(src.URLs), ", "))
+	if o.Source, err = scoring.Source(u, c.sources); err != nil {
+		return p, err
+	}
+	for _, address := range append(o.Source.URLs, o.Source.Labels.URLs...) {
+		if source.Endless(address) {
+			return p, usageError{fmt.Errorf("%s has no end, and a training set does: give files of it with --source", connect.Redact(address))}
+		}
+	}
+	if o.Registry == "" {
+		if o.Registry, err = u.Registry.Resolve(); err != nil {
+			return p, fmt.Errorf("registry: %w", err)
+		}
+	}
+	if err := c.checked(false); err != nil {
+		return p, err
+	}
+	if o.Work, err = os.MkdirTemp(c.work, "millrace-retrain-"); err != nil {
+		return p, fmt.Errorf("making a work folder: %w", err)
+	}
+	defer os.RemoveAll(o.Work)
+	if !runner.InProcess(c.runner) {
+		o.ReportDir = filepath.Join(o.Work, "report") // the one folder that all see
+		if err := errors.Join(farSource(&o.Source), whole(&o.DeadLetters, &o.Registry, &o.Work, &o.ReportDir)); err != nil {
+			return p, err
+		}
+	}
+	if err := source.Check(ctx, o.Source); err != nil {
+		return p, err
+	}
+	if p, err = retraining.New(u, o); err != nil {
+		return p, err
+	}
+	if !runner.InProcess(c.runner) {
+		unbound(&p.Features)
+	}
+	pr.say("%s: reading %s", u.Name, strings.Join(redacted(o.Source.URLs), ", "))
 	pipeline, scope := beam.NewPipelineWithRoot()
 	retraining.Build(scope, p)
 	defer pr.watch(nil)()
@@ -290,8 +310,31 @@ func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, rep
 	if err != nil {
 		return p, err
 	}
+	if o.ReportDir != report {
+		if err := fetch(o.ReportDir, report); err != nil {
+			return p, fmt.Errorf("fetching the report: %w", err)
+		}
+	}
 	pr.say("%d events read; report in %s", res.Counters["source.read"], report)
 	return p, nil
+}
+
+// fetch copies the files of a folder into another one.
+func fetch(from, to string) error {
+	files, err := os.ReadDir(from)
+	if err == nil {
+		err = os.MkdirAll(to, 0o755)
+	}
+	for _, f := range files {
+		if err != nil {
+			break
+		}
+		var text []byte
+		if text, err = os.ReadFile(filepath.Join(from, f.Name())); err == nil {
+			err = os.WriteFile(filepath.Join(to, f.Name()), text, 0o644)
+		}
+	}
+	return err
 }
 
 func simulateCommand(stderr io.Writer) *cobra.Command {
@@ -312,7 +355,7 @@ func simulateCommand(stderr io.Writer) *cobra.Command {
 				return usageError{fmt.Errorf("there is a simulator of fraud only, not of %s", u.Name)}
 			}
 			o := scoring.Options{}
-			if err := c.options(&o); err != nil {
+			if err := errors.Join(c.options(&o), c.checked(false)); err != nil {
 				return err
 			}
 			o.Sources = []string{fmt.Sprintf("simulate://fraud?days=%d&customers=%d&terminals=%d&seed=%d", days, customers, terminals, seed)}
@@ -334,22 +377,30 @@ func simulateCommand(stderr io.Writer) *cobra.Command {
 }
 
 func lintCommand(stdout io.Writer) *cobra.Command {
-	var sets []string
+	c := common{verb: "run"}
 	var explain bool
 	cmd := &cobra.Command{
 		Use:     "lint USECASE",
 		Short:   "Check a use-case file",
-		Example: "  millrace lint fraud.yaml\n  millrace lint fraud --explain",
+		Example: "  millrace lint fraud.yaml\n  millrace lint fraud --explain\n  millrace lint fraud.yaml --runner flink --flink parallelism=4",
 		Args:    exactly(1, "a use case: a built-in name or a file"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			u, err := spec.Load(args[0], sets)
+			u, err := c.load(args[0])
 			if err != nil {
 				return err
 			}
 			for _, w := range u.Warnings {
 				fmt.Fprintln(stdout, "warning:", w.String())
 			}
+			if c.runner != "" {
+				if err := c.suits(u); err != nil {
+					return usageError{err}
+				}
+			}
 			fmt.Fprintf(stdout, "%s is well formed: %d features, fingerprint %s\n", u.File, len(u.Features().Names()), u.Features().Fingerprint())
+			if c.runner != "" {
+				fmt.Fprintf(stdout, "%s can score its events\n", c.runner)
+			}
 			if explain {
 				for _, line := range u.Explain() {
 					fmt.Fprintln(stdout, line)
@@ -358,9 +409,67 @@ func lintCommand(stdout io.Writer) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&explain, "explain", false, "say which sections which verb reads, what features keep in memory, and their order")
-	cmd.Flags().StringArrayVar(&sets, "set", nil, "override a field, as path=value; may be repeated")
+	f := cmd.Flags()
+	f.BoolVar(&explain, "explain", false, "say which sections which verb reads, what features keep in memory, and their order")
+	f.StringArrayVar(&c.sets, "set", nil, "override a field, as path=value; may be repeated")
+	f.StringVar(&c.runner, "runner", "", "check too that this engine can score the use case's events: prism, direct, flink or dataflow")
+	f.StringArrayVar(&c.flink, "flink", nil, "option of the runner flink to check, as parallelism=4; may be repeated")
+	f.StringArrayVar(&c.dataflow, "dataflow", nil, "option of the runner dataflow to check, as region=europe-west1; may be repeated")
 	return cmd
+}
+
+// suits reports all that keeps the runner from scoring the use case's events, and asks nobody. What this
+// machine can't resolve, it can't know.
+func (c *common) suits(u *spec.UseCase) error {
+	known := func(r spec.Ref) string {
+		address, err := r.Resolve()
+		if err != nil {
+			return ""
+		}
+		return address
+	}
+	var p scoring.Plan
+	add := func(urls *[]string, r spec.Ref) {
+		if address := known(r); address != "" {
+			*urls = append(*urls, address)
+		}
+	}
+	for _, s := range u.Source {
+		add(&p.Source.URLs, s.URL)
+	}
+	if u.HasLabels() {
+		for _, s := range u.Label.Source {
+			add(&p.Source.Labels.URLs, s.URL)
+		}
+	}
+	stream := slices.ContainsFunc(append(p.Source.URLs, p.Source.Labels.URLs...), source.Endless)
+	var errs []error
+	if stream {
+		add(&p.Source.Replay, u.Replay)
+		p.Roll = &sink.Stream{Roll: u.Stream.Roll}
+		errs = append(errs, runner.CheckStream(c.runner))
+	}
+	for _, s := range u.Sinks {
+		if address := known(s.URL); address != "" {
+			p.Sinks = append(p.Sinks, sink.Params{Name: s.Name, URL: address, Format: s.Format, Stream: p.Roll})
+			errs = append(errs, p.Sinks[len(p.Sinks)-1].Validate())
+		}
+	}
+	if address := known(u.FeatureLog.URL); address != "" {
+		p.Log = &featurelog.Params{Sink: sink.Params{URL: address}}
+	}
+	p.DeadLetters = known(u.DeadLetters)
+	if len(u.Models) > 0 {
+		p.Predict.Models = []predict.Model{{Registry: known(u.Registry)}}
+	}
+	if !runner.InProcess(c.runner) {
+		errs = append(errs, c.reach(&p))
+	}
+	errs = append(errs, c.checked(stream))
+	if e, err := c.choose(); err == nil && len(c.dataflow) > 0 { // without any they are not yet known
+		errs = append(errs, e.Dataflow.Validate(stream))
+	}
+	return errors.Join(errs...)
 }
 
 func modelsCommand(stdout io.Writer) *cobra.Command {

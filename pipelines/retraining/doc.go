@@ -34,10 +34,13 @@
 // # Errors
 //
 // A fold without rows or without positives, and an unknown candidate kind, fail the job with the
-// fold's dates or the candidate's name.
+// fold's dates or the candidate's name, a worker that doesn't see [Params.Work] with the folder's.
 //
 // # Non-obvious
 //
 // The training set passes between the steps as a file in [Params.Work], which every worker must see:
 // it would be copied to each of some dozens of tasks otherwise. Trained models travel as elements.
+//
+// The graph has no stage whose outcome depends on the order of its elements: any runner, with any number of
+// workers, publishes the same bundles to the byte, and its gate says the same.
 package retraining

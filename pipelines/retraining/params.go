@@ -21,7 +21,7 @@ type Params struct {
 
 	// DeadLetters is where rows that can't be used go; empty drops them, counted.
 	DeadLetters string
-	// Work is a folder that every worker sees, for the training set.
+	// Work is a folder for the training set, which is there and which every worker sees.
 	Work string
 	// ReportDir is the folder for report.json, report.html and plots; empty writes none.
 	ReportDir string

@@ -3,8 +3,10 @@ package retraining
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -118,16 +120,22 @@ func (p Params) keep(all event.Batch, emit func(string)) error {
 	})
 	path := filepath.Join(p.Work, "training_set.batches")
 	if err := writeSet(path, all, order); err != nil {
-		return fmt.Errorf("writing the training set: %w", err)
+		return fmt.Errorf("writing the training set: %w", unseen(path, err))
 	}
 	emit(path)
 	return nil
 }
 
-func writeSet(path string, all event.Batch, order []int32) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
+// unseen explains why a file of Work is not there. Whoever plans the job makes the folder, so a worker without
+// it is on another disk.
+func unseen(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: the training set passes between workers in a folder that all of them see, and %s is not one: give one (--work)", err, filepath.Dir(path))
 	}
+	return err
+}
+
+func writeSet(path string, all event.Batch, order []int32) (err error) {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".training_set-*")
 	if err != nil {
 		return err
@@ -178,7 +186,7 @@ func openSet(path string) (*set, error) {
 	defer sets.Unlock()
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("opening the training set: %w", err)
+		return nil, fmt.Errorf("opening the training set: %w", unseen(path, err))
 	}
 	if sets.set != nil && sets.path == path && sets.mod.Equal(info.ModTime()) {
 		return sets.set, nil

@@ -53,7 +53,7 @@ type Options struct {
 	// Memory and Local are as in package scoring.
 	Memory int64
 	Local  bool
-	// Work is a folder of this machine for the report.
+	// Work is a folder for the report, which is there and which every worker sees.
 	Work string
 }
 
@@ -301,6 +301,9 @@ func (f *concludeFn) ProcessElement(_ int64, next func(*string) bool, emit func(
 	text, err := json.Marshal(all)
 	if err == nil {
 		err = os.WriteFile(f.File, text, 0o600)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: workers don't see the folder: give one that all of them see (--work)", err)
 	}
 	if err != nil {
 		return fmt.Errorf("writing the report: %w", err)
