@@ -73,7 +73,7 @@ func (objects) Follow(ctx context.Context, address string, from []driver.Positio
 		p.Close()
 		return nil, fmt.Errorf("no partition but %s", p.name())
 	}
-	f, err := tail.Follow(ctx, p, p.name(), from[0].Next, poll)
+	f, err := tail.Follow(p, p.name(), from[0].Next, poll)
 	if err != nil {
 		p.Close()
 		return nil, err
@@ -85,6 +85,8 @@ func (objects) Follow(ctx context.Context, address string, from []driver.Positio
 type prefix struct {
 	b           *blob.Bucket
 	bucket, key string
+	ctx         context.Context // of reads of what is open
+	stop        context.CancelFunc
 }
 
 func newPrefix(ctx context.Context, address string) (*prefix, time.Duration, error) {
@@ -101,7 +103,9 @@ func newPrefix(ctx context.Context, address string) (*prefix, time.Duration, err
 		closeBucket(b, bucket)
 		return nil, 0, fmt.Errorf("reading the pattern %s: %w", key, err)
 	}
-	return &prefix{b, bucket, key}, poll, nil
+	p := &prefix{b: b, bucket: bucket, key: key}
+	p.ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
+	return p, poll, nil
 }
 
 func (p *prefix) name() string { return p.Show(p.key) }
@@ -171,7 +175,7 @@ func (p *prefix) List(ctx context.Context, after string, each func(tail.File) bo
 // Open asks for the beginning of the object.
 func (p *prefix) Open(ctx context.Context, f tail.File) (tail.Content, error) {
 	if f.Size == 0 { // servers refuse a range of nothing
-		return &followed{ctx: ctx, p: p, file: f}, nil
+		return &followed{p: p, file: f}, nil
 	}
 	r, err := p.b.NewRangeReader(ctx, f.Name, 0, head, nil)
 	if err != nil {
@@ -182,7 +186,7 @@ func (p *prefix) Open(ctx context.Context, f tail.File) (tail.Content, error) {
 		return nil, fmt.Errorf("%s is another object now: %w", p.Show(f.Name), fs.ErrNotExist)
 	}
 	first, err := io.ReadAll(r)
-	return &followed{ctx: ctx, p: p, file: f, first: first}, err
+	return &followed{p: p, file: f, first: first}, err
 }
 
 // Hopeless is what the cloud refuses.
@@ -194,11 +198,13 @@ func (p *prefix) Hopeless(err error) bool {
 	return false
 }
 
-func (p *prefix) Close() error { return closeBucket(p.b, p.bucket) }
+func (p *prefix) Close() error {
+	p.stop()
+	return closeBucket(p.b, p.bucket)
+}
 
 // followed is an object.
 type followed struct {
-	ctx   context.Context // of the follower that it belongs to
 	p     *prefix
 	file  tail.File
 	first []byte
@@ -217,7 +223,7 @@ func (o *followed) ReadAt(b []byte, at int64) (int, error) {
 		n = copy(b, o.first[at:])
 	}
 	if n < len(b) {
-		r, err := o.p.b.NewRangeReader(o.ctx, o.file.Name, at+int64(n), int64(len(b)-n), nil)
+		r, err := o.p.b.NewRangeReader(o.p.ctx, o.file.Name, at+int64(n), int64(len(b)-n), nil)
 		if err != nil {
 			return 0, known(err)
 		}

@@ -51,7 +51,7 @@ func (files) Logs(_ context.Context, address string) ([]driver.Partition, error)
 }
 
 // Follow reads files as they come and grow.
-func (files) Follow(ctx context.Context, address string, from []driver.Position) (driver.Follower, error) {
+func (files) Follow(_ context.Context, address string, from []driver.Position) (driver.Follower, error) {
 	f, poll, err := newFollowed(address)
 	if err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func (files) Follow(ctx context.Context, address string, from []driver.Position)
 	if len(from) != 1 || from[0].Partition != f.pattern {
 		return nil, fmt.Errorf("no partition but %s", f.pattern)
 	}
-	return tail.Follow(ctx, f, f.pattern, from[0].Next, poll)
+	return tail.Follow(f, f.pattern, from[0].Next, poll)
 }
 
 // followed is what an address stands for when it is followed: the path of a file or a folder, or a pattern.

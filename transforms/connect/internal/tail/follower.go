@@ -34,8 +34,6 @@ type Follower struct {
 	store Store
 	name  string // of the partition
 	state *state
-	ctx   context.Context // of what is open, ended by Close
-	stop  context.CancelFunc
 
 	looks  *time.Ticker
 	due    bool   // for a look
@@ -61,14 +59,12 @@ type content struct {
 
 // Follow reads files of a store on from a position; they are one partition. It looks for more at intervals.
 // The store is closed with the follower.
-func Follow(ctx context.Context, s Store, partition, position string, every time.Duration) (*Follower, error) {
+func Follow(s Store, partition, position string, every time.Duration) (*Follower, error) {
 	at, err := decode(position)
 	if err != nil {
 		return nil, err
 	}
-	f := &Follower{store: s, name: partition, state: at, looks: time.NewTicker(every), due: true, looked: sweep, kept: map[uint64]*content{}}
-	f.ctx, f.stop = context.WithCancel(context.WithoutCancel(ctx))
-	return f, nil
+	return &Follower{store: s, name: partition, state: at, looks: time.NewTicker(every), due: true, looked: sweep, kept: map[uint64]*content{}}, nil
 }
 
 // Poll reads on, or waits for something to read.
@@ -113,7 +109,7 @@ func (f *Follower) read(ctx context.Context, limit int) ([]driver.Chunk, error) 
 			continue
 		}
 		if f.open == nil {
-			if err := f.next(); err != nil {
+			if err := f.next(ctx); err != nil {
 				return chunks, f.trouble(ctx, err)
 			}
 			continue
@@ -235,7 +231,7 @@ func (f *Follower) rotated(id uint64, c *content, complete bool) error {
 }
 
 // next opens the first file of the queue.
-func (f *Follower) next() error {
+func (f *Follower) next(ctx context.Context) error {
 	file := f.queue[0]
 	k := f.state.byID[file.ID]
 	if k == nil {
@@ -246,7 +242,7 @@ func (f *Follower) next() error {
 		c = kept
 	} else {
 		var err error
-		c, err = f.store.Open(f.ctx, file)
+		c, err = f.store.Open(ctx, file)
 		if errors.Is(err, fs.ErrNotExist) {
 			f.queue = f.queue[1:] // it was deleted, or another took its place, which the next look finds
 			k.at = whole
@@ -285,7 +281,7 @@ func (f *Follower) begin(file File, k *known, c Content) (*reading, error) {
 			k.at, k.begin, k.tried = 0, beginning{}, -1
 		}
 	}
-	r := &reading{file: file, known: k, content: c, source: f.store.Show(file.Name), ctx: f.ctx}
+	r := &reading{file: file, known: k, content: c, source: f.store.Show(file.Name)}
 	ready, err := r.start()
 	if err != nil {
 		return nil, err
@@ -384,7 +380,6 @@ func (f *Follower) Lag() map[string]int64 {
 
 // Close ends reading.
 func (f *Follower) Close() error {
-	f.stop()
 	f.looks.Stop()
 	f.release()
 	if f.open != nil {

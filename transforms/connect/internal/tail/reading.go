@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +31,6 @@ type reading struct {
 	known   *known
 	content Content
 	source  string
-	ctx     context.Context
 	grows   bool // lines, and more may come; the follower closes the content
 	done    bool // for now if it grows
 

@@ -26,12 +26,13 @@ type Store interface {
 	// false. Nothing there is no error.
 	List(ctx context.Context, after string, each func(File) bool) error
 	// Open opens a file, an error of fs.ErrNotExist if the name stands for none or for another. The content
-	// may be read until it is closed, whatever becomes of the name. ctx ends all of its reads.
+	// may be read until it or the store is closed, whatever becomes of the name.
 	Open(ctx context.Context, f File) (Content, error)
 	// Show is a name as people know it.
 	Show(name string) string
 	// Hopeless tells whether an error stays if nobody does anything about it.
 	Hopeless(err error) bool
+	// Close ends what still reads.
 	Close() error
 }
 
