@@ -56,6 +56,7 @@ func (c *common) place(o *scoring.Options) error {
 	}
 	if o.Stream != nil {
 		o.Shards, o.Stream.Parallelism = e.Dataflow.Shards, max(1, e.Dataflow.NumWorkers, e.Dataflow.MaxNumWorkers)
+		o.Stream.Native = dataflow.Native
 	}
 	return nil
 }
@@ -126,7 +127,7 @@ func remote(p scoring.Plan) error {
 		}
 	}
 	for _, a := range slices.Concat(p.Source.URLs, p.Source.Labels.URLs, p.Source.Replay) {
-		if why := source.LocalOnly(a); why != "" {
+		if why := source.LocalOnly(a); why != "" && !p.Source.ByRunner(a) {
 			errs = append(errs, fmt.Errorf("source %s", why))
 			continue
 		}

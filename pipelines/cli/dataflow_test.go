@@ -44,6 +44,8 @@ func TestDryRun(t *testing.T) {
 		{"stream", dry("features", "fraud", "--source", "kafka://nowhere:9092/in", "--sink", "kafka://nowhere:9092/out", "--dead-letters", "gs://acme-risk/dead/",
 			"--dataflow", "job_name=fraud", "--dataflow", "machine_type=n2-standard-4", "--dataflow", "max_num_workers=4"),
 			dataflow.Job{Name: "fraud", Streaming: true, MachineType: "n2-standard-4", NumWorkers: 1, MaxNumWorkers: 4, Windowings: []string{"fixed_windows", "global_windows"}}, "source.Read/source.followFn"},
+		{"Pub/Sub", dry("features", "fraud", "--source", "pubsub://acme-risk/payments?time_attribute=event_time", "--order", "event_time", "--sink", "kafka://nowhere:9092/out", "--dead-letters", "gs://acme-risk/dead/"),
+			dataflow.Job{Name: "millrace", Streaming: true, NumWorkers: 1, Windowings: []string{"fixed_windows", "global_windows"}}, "source.Read/projects.acme-risk.subscriptions.payments/source.nativeFn"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, stdout, stderr := call(t, c.args...)
@@ -76,6 +78,7 @@ func TestDataflowFaults(t *testing.T) {
 		{append(dry("features", "fraud"), append(remote, "--flink", "rest=x:1")...), "--flink goes with --runner flink"},
 		{dry("features", "fraud", "--source", "kafka://b:9/in", "--sink", "gs://b/out.csv", "--dead-letters", "gs://b/dead/"), "folder"},
 		{append(dry("run", "fraud"), append(remote, "--metrics-addr", ":0")...), "Cloud Monitoring"},
+		{append(dry("features", "fraud"), "--source", "pubsub://acme-risk/payments", "--order", "event_time", "--sink", "kafka://nowhere:9092/out", "--dead-letters", "gs://acme-risk/dead/"), "time_attribute=NAME"},
 		{append(dry("retrain", "fraud"), "--source", "gs://b/in.csv"), "retrain works in folders of this machine"},
 		{append(dry("replay", "fraud"), "--from", "gs://b/dead.jsonl"), "replay works in folders of this machine"},
 		{dry("features", "fraud", "--source", "in.csv", "--sink", "gs://b/out.csv", "--dead-letters", "gs://b/dead.jsonl"), "source in.csv: workers on Dataflow don't see this machine's files"},
@@ -108,7 +111,10 @@ func TestRemote(t *testing.T) {
 			t.Errorf("fault %d is %q, want %q", i, lines[i], part)
 		}
 	}
-	fine := scoring.Plan{Source: source.Params{URLs: []string{"kafka://b:9092/in"}}, Sinks: p.Sinks[2:], DeadLetters: "gs://b/dead/"}
+	fine := scoring.Plan{
+		Source: source.Params{URLs: []string{"kafka://b:9092/in", "pubsub://p/payments"}, Stream: &source.Stream{Native: dataflow.Native}},
+		Sinks:  p.Sinks[2:], DeadLetters: "gs://b/dead/",
+	}
 	if err := remote(fine); err != nil {
 		t.Error(err)
 	}

@@ -34,6 +34,8 @@ type Stream struct {
 	Parallelism int
 	// KeyGroups is how many groups of keys the cluster spreads, Flink's max_parallelism; 0: 128.
 	KeyGroups int
+	// Native are the transforms by which the runner itself reads; see source.Stream.
+	Native []string
 }
 
 // credit is the rows that may be under way in a process: a second's worth at the speed of two cores,
@@ -70,10 +72,11 @@ func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
 	}
 	p.Source.Stream = &source.Stream{
 		Run: run, Lateness: lateness, Idle: u.Stream.Idle, Until: o.Until, IdleTimeout: o.IdleTimeout,
+		Waits: p.Features.Stream.Order == feature.EventTime, Native: o.Native,
 		Groups: readers, Linger: linger(readers, p.Features.Shards, stages, max(1, o.Cores, o.Parallelism)),
 	}
 	if o.InProcess && stages > 0 {
-		p.Source.Stream.Credit, p.Source.Stream.Waits = credit, p.Features.Stream.Order == feature.EventTime
+		p.Source.Stream.Credit = credit
 	}
 	if p.Join != nil {
 		join := *p.Join

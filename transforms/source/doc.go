@@ -17,6 +17,18 @@
 // A source that keeps no positions, as Pub/Sub, is told what has landed, in the same process: sinks have
 // it, or letters of it are written. Such followers stay open until that is told of all that they gave.
 //
+// # Runners that read themselves
+//
+// With [Stream.Native] a runner reads some addresses by a transform of its own, as Dataflow does Pub/Sub, and what
+// it gives is decoded in a stage. Nothing is lost or acknowledged too early: the runner says what is durable. Its
+// watermark takes the place of this package's, which nobody but the runner can see:
+//
+//   - Nothing is found late: lateness is the runner's. By arrival each event is scored as it comes; in the order
+//     of event time one that comes behind the watermark goes with the next that pass, and counts as a violation of
+//     the features' frontier.
+//   - Alignment, Idle, Linger, Credit and Groups mean nothing; Until and IdleTimeout are refused: drain the job.
+//   - A place of a dead letter has no offset.
+//
 // # Labels
 //
 // With [Params.Labels] labels are read beside the events, and come out apart. Their event time is that from

@@ -163,7 +163,8 @@ func Check(ctx context.Context, p Params) error {
 // now.
 func Spread(ctx context.Context, p Params) (int, error) {
 	var names []string
-	for _, address := range slices.Concat(p.URLs, p.Labels.URLs) {
+	own, _ := p.divide()
+	for _, address := range slices.Concat(own.URLs, own.Labels.URLs) {
 		parts, err := listLogs(ctx, address)
 		if err != nil {
 			return 0, err

@@ -39,6 +39,9 @@ type Stream struct {
 	// Waits says that rows stay where they are until the watermark has passed them: those take no credit, since
 	// only reading moves it.
 	Waits bool
+	// Native are the URNs of the transforms by which the runner itself reads; see package source on what then
+	// is different.
+	Native []string
 	// Models is how many models score each event, Sinks how many sinks take each score: a source that is told
 	// what has landed counts them. Default 1.
 	Models, Sinks int
@@ -91,6 +94,7 @@ func (s Stream) validate(p Params) error {
 	if p.Decode.Time == "" {
 		errs = append(errs, errors.New("source: a stream needs an event time: name the field"))
 	}
+	errs = append(errs, s.validateNative(p))
 	for _, address := range slices.Concat(p.URLs, p.Labels.URLs, p.Replay) {
 		if d, err := driverOf(address); err == nil {
 			if _, ok := d.(driver.Log); !ok {
@@ -101,17 +105,24 @@ func (s Stream) validate(p Params) error {
 	return errors.Join(errs...)
 }
 
-// follow is Read for streams: one element for each group of partitions, over all addresses, since each
-// element has a watermark of its own.
+// follow is Read for streams: what the runner doesn't read itself is one element for each group of partitions,
+// over all addresses, since each element has a watermark of its own.
 func follow(s beam.Scope, p Params) Streams {
 	st := p.Stream.withDefaults()
 	decode, labels := p.Decode, p.Labels.Decode
 	decode.Format, labels.Format = cmp.Or(decode.Format, "json"), cmp.Or(labels.Format, "json")
-	groups := make([]group, st.Groups)
-	for i := range groups {
-		groups[i] = group{Addresses: slices.Concat(p.URLs, p.Labels.URLs, p.Replay), Labels: len(p.Labels.URLs), Replay: len(p.Replay), Group: i, Groups: st.Groups}
-	}
+	p.Decode, p.Labels.Decode = decode, labels
+	own, native := p.divide()
 	var out Streams
-	out.Events, out.Labels, out.Bad, out.Letters = beam.ParDo4(s, &followFn{Decode: decode, Stream: st, Labels: labels}, beam.Reshuffle(s, beam.CreateList(s, groups)))
+	if addresses := slices.Concat(own.URLs, own.Labels.URLs, own.Replay); len(addresses) > 0 {
+		groups := make([]group, st.Groups)
+		for i := range groups {
+			groups[i] = group{Addresses: addresses, Labels: len(own.Labels.URLs), Replay: len(own.Replay), Group: i, Groups: st.Groups}
+		}
+		out.Events, out.Labels, out.Bad, out.Letters = beam.ParDo4(s, &followFn{Decode: decode, Stream: st, Labels: labels}, beam.Reshuffle(s, beam.CreateList(s, groups)))
+	}
+	for _, n := range native {
+		out.add(s, n.read(s, p))
+	}
 	return out
 }

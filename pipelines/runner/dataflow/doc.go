@@ -14,9 +14,14 @@
 //
 // # Pub/Sub
 //
-// pubsub:// is refused: what it has read is acknowledged by what has landed in the same process. The SDK's own
-// read, pubsubio, acknowledges when a bundle is durable, but gives single messages without the watermark of
-// package source, which is by the events' time.
+// Addresses of pubsub:// are read by Dataflow itself, see [Native]. It keeps and acknowledges messages, and drops
+// copies by an attribute that the address names (id_attribute) within ten minutes of its own; the features' dedup
+// goes by the event's id as ever. Its watermark goes by the attribute with the event's time (time_attribute), in RFC
+// 3339 or milliseconds since 1970, which every message then needs, or else by when messages were published. Order by
+// event time needs that attribute. By arrival nothing needs it, but where events are published long after their time
+// files roll by each bundle.
+//
+// What Dataflow sees as the watermark no stage can: no event is a letter of class late. See package source.
 //
 // # Delivery
 //

@@ -68,7 +68,16 @@ type Step struct {
 	// Stateful and Splittable tell what a pardo needs from the runner.
 	Stateful   bool `json:"stateful,omitempty"`
 	Splittable bool `json:"splittable,omitempty"`
+	// Subscription is what Dataflow itself reads, and the attributes are where it finds a message's time and id.
+	Subscription  string `json:"subscription,omitempty"`
+	TimeAttribute string `json:"time_attribute,omitempty"`
+	IDAttribute   string `json:"id_attribute,omitempty"`
 }
+
+// Native are the transforms by which Dataflow itself reads, by their URNs; see source.Stream.
+var Native = []string{pubsubRead}
+
+const pubsubRead = "beam:transform:pubsub_read:v1"
 
 // Describe gives the description of the job that Run would start. It contacts nothing and needs no credentials.
 func Describe(ctx context.Context, p *beam.Pipeline, o Options) (Job, error) {
@@ -244,6 +253,13 @@ func parse(text []byte, p *pipepb.Pipeline) (Job, error) {
 				return Job{}, fmt.Errorf("reading the transform %s (%s): %w", s.Name, id, err)
 			}
 			s.Stateful, s.Splittable = len(do.GetStateSpecs())+len(do.GetTimerFamilySpecs()) > 0, do.GetRestrictionCoderId() != ""
+		}
+		if t.GetSpec().GetUrn() == pubsubRead {
+			var read pipepb.PubSubReadPayload
+			if err := proto.Unmarshal(t.GetSpec().GetPayload(), &read); err != nil {
+				return Job{}, fmt.Errorf("reading the transform %s (%s): %w", s.Name, id, err)
+			}
+			s.Subscription, s.TimeAttribute, s.IDAttribute = read.GetSubscription(), read.GetTimestampAttribute(), read.GetIdAttribute()
 		}
 		j.Steps = append(j.Steps, s)
 	}

@@ -24,6 +24,7 @@ import (
 	_ "github.com/millrace-ml/millrace/transforms/connect/blob"
 	_ "github.com/millrace-ml/millrace/transforms/connect/file"
 	_ "github.com/millrace-ml/millrace/transforms/connect/kafka"
+	_ "github.com/millrace-ml/millrace/transforms/connect/pubsub"
 	"github.com/millrace-ml/millrace/transforms/predict"
 )
 
@@ -39,6 +40,7 @@ type shape struct {
 	stream bool
 	order  string
 	sinks  []string // several, by name
+	source string   // of a stream, instead of Kafka
 	model  int
 }
 
@@ -54,7 +56,10 @@ func scoringGraph(t *testing.T, c shape) *beam.Pipeline {
 	if c.stream {
 		o.Sources, o.Sink, o.DeadLetters = []string{"kafka://broker:9092/transactions"}, "kafka://broker:9092/scores", "gs://acme-risk/dead/"
 		lateness := time.Minute // it is part of what the state means
-		o.Stream = &scoring.Stream{Order: c.order, Lateness: &lateness}
+		o.Stream = &scoring.Stream{Order: c.order, Lateness: &lateness, Native: Native}
+		if c.source != "" {
+			o.Sources = []string{c.source}
+		}
 	}
 	p, err := scoring.Features(u, o)
 	if err != nil {
@@ -157,6 +162,39 @@ func TestDescribe(t *testing.T) {
 				if kinds[k] == 0 {
 					t.Errorf("no step is a %s: %v", k, kinds)
 				}
+			}
+		})
+	}
+}
+
+// TestPubSub holds that Dataflow's own read takes the place of the source's, and that all else is as it was.
+func TestPubSub(t *testing.T) {
+	for _, order := range []string{"arrival", "event_time"} {
+		t.Run(order, func(t *testing.T) {
+			in := shape{stream: true, order: order, source: "pubsub://acme-risk/payments?id_attribute=id&time_attribute=event_time"}
+			got, kafka := describe(t, in, asked()), describe(t, shape{stream: true, order: order}, asked())
+			var read []Step
+			rest := func(steps []Step) []Step {
+				return slices.DeleteFunc(slices.Clone(steps), func(s Step) bool { return strings.HasPrefix(s.Name, "source.Read/") })
+			}
+			for _, s := range got.Steps {
+				if strings.HasPrefix(s.Name, "source.Read/") {
+					read = append(read, s)
+				}
+			}
+			const scope = "source.Read/projects.acme-risk.subscriptions.payments/"
+			want := []Step{
+				{Name: scope + "External", Kind: "pubsub_read", Subscription: "projects/acme-risk/subscriptions/payments", TimeAttribute: "event_time", IDAttribute: "id"},
+				{Name: scope + "source.nativeFn", Kind: "pardo"},
+			}
+			if d := cmp.Diff(want, read); d != "" {
+				t.Errorf("what is read: %s", d)
+			}
+			if d := cmp.Diff(rest(kafka.Steps), rest(got.Steps)); d != "" {
+				t.Errorf("the rest, of Kafka (-) and of Pub/Sub (+): %s", d)
+			}
+			if !got.Streaming {
+				t.Error("it is no stream")
 			}
 		})
 	}

@@ -53,6 +53,7 @@ func TestNames(t *testing.T) {
 		{"bounded", shape{}}, {"bounded, two sinks", shape{sinks: []string{"scores", "alerts"}}},
 		{"arrival", shape{stream: true, order: "arrival"}}, {"arrival, two sinks", shape{stream: true, order: "arrival", sinks: []string{"scores", "alerts"}}},
 		{"event_time", shape{stream: true, order: "event_time"}},
+		{"arrival, Pub/Sub", shape{stream: true, order: "arrival", source: "pubsub://acme-risk/payments"}},
 	} {
 		got := graphNames(t, c.shape)
 		fmt.Fprintf(&now, "# %s\n%s\n", c.name, strings.Join(got, "\n"))

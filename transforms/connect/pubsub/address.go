@@ -27,7 +27,9 @@ type address struct {
 
 	messages int // that may be under way
 	bytes    int
-	order    string // the key whose value orders records
+	// The attributes that a runner which reads itself takes a message's id and its time from; "" for none.
+	idAttribute, timeAttribute string
+	order                      string // the key whose value orders records
 }
 
 const (
@@ -42,7 +44,7 @@ var (
 
 // parseSource parses the address of a source.
 func parseSource(text string) (address, error) {
-	return parse(text, "subscriptions", "max_messages", "max_bytes")
+	return parse(text, "subscriptions", "max_messages", "max_bytes", "id_attribute", "time_attribute")
 }
 
 // parseSink parses the address of a sink.
@@ -100,6 +102,7 @@ func parse(text, kind string, more ...string) (address, error) {
 		fault("parameter emulator: want host:port")
 	}
 	a.messages, a.bytes, a.order = number("max_messages", defaultMessages), number("max_bytes", defaultBytes), get("order")
+	a.idAttribute, a.timeAttribute = get("id_attribute"), get("time_attribute")
 	return a, errors.Join(errs...)
 }
 

@@ -13,6 +13,8 @@
 //
 //   - max_messages=200000, max_bytes=536870912: what may be under way, read and not yet acknowledged. Events
 //     that wait for the watermark are under way: it takes more than their rate times the lateness.
+//   - id_attribute=id, time_attribute=event_time: for a runner that reads Pub/Sub itself, as Dataflow does: the
+//     attributes of a message by which it tells copies, and by which its watermark goes. Others ignore them.
 //
 // and of sinks:
 //
@@ -20,7 +22,7 @@
 //
 // # Delivery
 //
-// A source acknowledges messages, 500 at most together, when all that came of them has reached an end: sinks
+// On Prism a source acknowledges messages, 500 at most together, when all that came of them has reached an end: sinks
 // have taken, refused or left out every score, files that hold them are published, and letters of what is
 // late, a duplicate or no event are written. Until then their deadline is extended. A process that is killed
 // leaves its messages to the next one after 30 s, one that fails or is canceled at once; a stream that is
@@ -51,7 +53,8 @@
 // # Non-obvious
 //
 // What has landed is known within the process alone: source and sinks run in the same one, as on Prism. Events
-// need an id, by which their ends are told.
+// need an id, by which their ends are told. On Dataflow this package reads nothing: the address becomes the runner's
+// own read, which says itself what is durable.
 //
 // Lag is not known, so letters are read from a subscription by a stream's replay input, not to an end.
 //

@@ -12,8 +12,10 @@ import (
 
 	"cloud.google.com/go/pubsub/v2"
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
+	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/source"
@@ -39,8 +41,9 @@ var lease = 30 * time.Second
 type sourceDriver struct{}
 
 var (
-	_ driver.Log   = sourceDriver{}
-	_ driver.Local = sourceDriver{}
+	_ driver.Log    = sourceDriver{}
+	_ driver.Local  = sourceDriver{}
+	_ driver.Native = sourceDriver{}
 )
 
 // open counts the followers of this process, by name: what is read is there.
@@ -97,6 +100,20 @@ func (a address) check(ctx context.Context, c *pubsub.Client) error {
 func (sourceDriver) LocalOnly(address string) string {
 	return fmt.Sprintf("%s is acknowledged by what has landed in this process, which workers of a cluster can't see: "+
 		"read it on Prism, or put its messages into Kafka", connect.Redact(address))
+}
+
+// nativeURN is Beam's for reading Pub/Sub. The SDK's package for it, pubsubio, can't be linked: it registers the
+// messages of this package's client a second time.
+const nativeURN = "beam:transform:pubsub_read:v1"
+
+// Native is the read of a runner that has one, such as Dataflow.
+func (sourceDriver) Native(text string) (driver.Transform, error) {
+	a, err := parseSource(text)
+	if err != nil {
+		return driver.Transform{}, err
+	}
+	payload, err := proto.Marshal(&pipepb.PubSubReadPayload{Subscription: a.name, IdAttribute: a.idAttribute, TimestampAttribute: a.timeAttribute})
+	return driver.Transform{URN: nativeURN, Payload: payload, Name: a.name, Timed: a.timeAttribute != ""}, err
 }
 
 // Follow begins to take messages.

@@ -33,6 +33,24 @@ type Local interface {
 	LocalOnly(address string) string
 }
 
+// Native is a log that some runners read by a transform of their own, which keeps what is under way.
+type Native interface {
+	Log
+	// Native is the transform of an address. It contacts nothing.
+	Native(address string) (Transform, error)
+}
+
+// Transform is what a runner reads by: it gives the values of records, PCollection<[]byte>, with times that the
+// runner's watermark goes by.
+type Transform struct {
+	URN     string
+	Payload []byte
+	// Name is what people see of it.
+	Name string
+	// Timed says that the times are those of the events. Else they are the service's, which took them in later.
+	Timed bool
+}
+
 // Position is where reading goes on in a partition.
 type Position struct {
 	// Partition is the partition's Name.
