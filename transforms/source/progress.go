@@ -53,6 +53,10 @@ type partition struct {
 	// Newest is the largest event time read, in microseconds.
 	Newest int64 `json:"newest"`
 	Ended  bool  `json:"ended,omitempty"`
+	// From and To are the place of its keys; see driver.Partition. Foreign, it is another group's, and here for that.
+	From    float64 `json:"from,omitempty"`
+	To      float64 `json:"to,omitempty"`
+	Foreign bool    `json:"foreign,omitempty"`
 }
 
 // never is before all times.

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -169,14 +166,10 @@ func (r *reading) refresh(ctx context.Context, s Stream, p *progress, now time.T
 			}
 			continue // what is open may go on; if not, reading says so
 		}
-		more := false
-		for _, part := range parts {
-			if share(part.Name, r.group) && p.index(a, part.Name) < 0 {
-				// New partitions begin where the watermark stands: what they bring is held to it as all else.
-				p.Partitions = append(p.Partitions, partition{Address: a, Name: part.Name, Newest: never})
-				r.heard[len(p.Partitions)-1] = now
-				more = true
-			}
+		known := len(p.Partitions)
+		more := p.take(r.group, a, parts)
+		for ; known < len(p.Partitions); known++ {
+			r.heard[known] = now
 		}
 		if more {
 			if err := r.open(ctx, a, *p); err != nil {
@@ -186,19 +179,6 @@ func (r *reading) refresh(ctx context.Context, s Stream, p *progress, now time.T
 	}
 	r.listed = now
 	return nil
-}
-
-// share tells whether a partition belongs to a group.
-func share(name string, g group) bool { return groupOf(name, g.Groups) == g.Group }
-
-// groupOf is the group of a partition. It depends on nothing but the name, for what reads a partition goes
-// on with it whatever others come. Numbers at the end count, so that those of a topic spread evenly.
-func groupOf(name string, groups int) int {
-	rest := strings.TrimRight(name, "0123456789")
-	number, _ := strconv.ParseUint(name[max(len(rest), len(name)-9):], 10, 32)
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(rest))
-	return int((uint64(h.Sum32()) + number) % uint64(groups))
 }
 
 // lags is what each follower knows.
@@ -257,11 +237,12 @@ func (r *reading) advance(s Stream, p *progress, now time.Time) {
 	mark, any, open := int64(0), false, false
 	r.behind = r.lags()
 	for i, part := range p.Partitions {
-		if part.Ended {
+		if r.group.replays(part.Address) { // they say nothing of the time, and keep nobody reading but for what they have
+			open = open || !part.Ended && r.behind[part.Address][part.Name] > 0
 			continue
 		}
-		if r.group.replays(part.Address) { // they say nothing of the time, and keep nobody reading but for what they have
-			open = open || r.behind[part.Address][part.Name] > 0
+		if part.Ended {
+			open = open || part.To > 0 && p.mayGain(r.group, part.Address)
 			continue
 		}
 		open = true

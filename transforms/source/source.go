@@ -162,21 +162,19 @@ func Check(ctx context.Context, p Params) error {
 // Spread is the largest number of groups, up to that of p's stream, which all have partitions as they are
 // now.
 func Spread(ctx context.Context, p Params) (int, error) {
-	var names []string
+	var all []driver.Partition
 	own, _ := p.divide()
 	for _, address := range slices.Concat(own.URLs, own.Labels.URLs) {
 		parts, err := listLogs(ctx, address)
 		if err != nil {
 			return 0, err
 		}
-		for _, part := range parts {
-			names = append(names, part.Name)
-		}
+		all = append(all, parts...)
 	}
-	for n := min(p.Stream.Groups, len(names)); n > 1; n-- {
+	for n := min(p.Stream.Groups, len(all)); n > 1; n-- {
 		used := map[int]bool{}
-		for _, name := range names {
-			used[groupOf(name, n)] = true
+		for _, part := range all {
+			used[homeOf(part, n)] = true
 		}
 		if len(used) == n {
 			return n, nil

@@ -27,11 +27,14 @@
 // shard has its first record its position may be a time.
 //
 // When shards are split or merged, a new shard is read when all shards that it came of have been read to their end,
-// as far as the same reader has them: the records of a key keep their order. With one group of partitions, as on
-// Prism, that is always so; with several, shards of other groups are read side by side, and the order is that of the
-// watermark. The reader finds new shards when it next lists partitions, every 10 s; the shards that they came of
-// hold back the watermark until then, for 30 s at most where their followers are another group's, and a reader's
-// last shard as long as it is the last.
+// as far as the same reader has them: the records of a key keep their order. The reader finds new shards when it next
+// lists partitions, every 10 s; the shards that they came of hold back the watermark until then, for 30 s at most
+// where their followers are another group's.
+//
+// Groups of partitions, as on a cluster, divide the keys: a shard is of the group that has the first of its keys. So
+// what a shard is split into stays in its group, unless the shard reaches into the keys of the next. Where a new
+// shard came of one of another group it is read beside what is left of that: the order is that of the watermark. A
+// group whose keys all lie in a shard of another, as after many merges, ends, and its keys are the other's for good.
 //
 // A sink writes at most 500 records or 5 MiB in a request, eight requests side by side, of each key one record at a
 // time: the records of a key arrive in the order of sending. What a shard refuses for being too busy is sent again,

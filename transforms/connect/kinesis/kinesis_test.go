@@ -40,7 +40,7 @@ func TestServer(t *testing.T) {
 	}{
 		{"Newest", testNewest}, {"Timestamp", testTimestamp}, {"Reshard", testReshard}, {"Handover", testHandover}, {"Expired", testExpired},
 		{"Faults", testFaults}, {"Pace", testPace}, {"Refused", testRefused}, {"Deleted", testDeleted}, {"Absent", testAbsent},
-		{"Send", testSend}, {"Partial", testPartial}, {"Rejected", testRejected}, {"FlushEnds", testFlushEnds}, {"Pipeline", testPipeline},
+		{"Send", testSend}, {"Partial", testPartial}, {"Rejected", testRejected}, {"FlushEnds", testFlushEnds}, {"Pipeline", testPipeline}, {"Groups", testGroups},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.run(t, bench{s, c.name, s.Address(s.Addr, c.name)})
@@ -450,7 +450,7 @@ func testHandover(t *testing.T, b bench) {
 	children.read(t, 10)
 }
 
-// Children that another reader has don't keep a shard from ending, but for a reader's last.
+// Children that another reader has don't keep a shard from ending.
 func TestMayEnd(t *testing.T) {
 	t.Parallel()
 	parent, other, child := &shard{closed: true}, &shard{}, &shard{}
@@ -465,8 +465,8 @@ func TestMayEnd(t *testing.T) {
 		{"its children may come", []*shard{parent, other}, false, false, false},
 		{"its children are elsewhere", []*shard{parent, other}, true, false, true},
 		{"forgotten", []*shard{parent, other}, false, true, true},
-		{"the last", []*shard{parent}, true, true, false},
-		{"the last but those that have ended", []*shard{parent, {ended: true}}, true, false, false},
+		{"the last", []*shard{parent}, true, false, true},
+		{"the last, whose children may come", []*shard{parent}, false, false, false},
 	} {
 		parent.alone, parent.gone = c.alone, c.gone
 		if got := (&follower{shards: c.shards}).mayEnd(parent); got != c.want {

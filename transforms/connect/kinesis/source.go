@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -50,13 +51,33 @@ func (sourceDriver) Partitions(ctx context.Context, text string) ([]driver.Parti
 	}
 	var parts []driver.Partition
 	for _, s := range shards {
-		parts = append(parts, driver.Partition{URL: text, Name: a.name(*s.ShardId), Size: -1})
+		from, to, err := keys(s)
+		if err != nil {
+			return nil, fmt.Errorf("shard %s: %w", *s.ShardId, err)
+		}
+		parts = append(parts, driver.Partition{URL: text, Name: a.name(*s.ShardId), Size: -1, From: from, To: to})
 	}
 	slices.SortFunc(parts, func(x, y driver.Partition) int { return cmp.Compare(x.Name, y.Name) })
 	return parts, nil
 }
 
 func (a address) name(shard string) string { return a.stream + "/" + shard }
+
+// allKeys are 2^128, by the hash of a partition key.
+const allKeys = 1 << 128
+
+// keys are a shard's part of all, from 0 to 1.
+func keys(s types.Shard) (from, to float64, err error) {
+	if s.HashKeyRange == nil {
+		return 0, 0, errors.New("the service doesn't say which keys it has")
+	}
+	from, err1 := strconv.ParseFloat(aws.ToString(s.HashKeyRange.StartingHashKey), 64)
+	to, err2 := strconv.ParseFloat(aws.ToString(s.HashKeyRange.EndingHashKey), 64)
+	if err := errors.Join(err1, err2); err != nil {
+		return 0, 0, fmt.Errorf("reading which keys it has: %w", err)
+	}
+	return from / allKeys, to / allKeys, nil
+}
 
 // list asks for the shards, and what time it is there.
 func (a address) list(ctx context.Context, c *kinesis.Client) (shards []types.Shard, now time.Time, err error) {
@@ -320,16 +341,9 @@ func (f *follower) take(s *shard, limit *int) {
 }
 
 // mayEnd tells whether the caller may hear that a shard has ended. Until its children are here it holds back the
-// watermark, behind which they would be late, and keeps a stream from looking as if all of it had ended.
+// watermark, behind which they would be late.
 func (f *follower) mayEnd(s *shard) bool {
-	others := false
-	for _, o := range f.shards {
-		if slices.Contains(o.parents, s) {
-			return true
-		}
-		others = others || o != s && !o.ended
-	}
-	return others && (s.alone || s.gone)
+	return s.alone || s.gone || slices.ContainsFunc(f.shards, func(o *shard) bool { return slices.Contains(o.parents, s) })
 }
 
 // Pause leaves shards out.

@@ -25,6 +25,10 @@ type Partition struct {
 	Gzip bool
 	// Header is the first line of a csv file; the reader fills it in.
 	Header []byte
+	// From and To say which keys the records of a log's partition have, as a part of all, from 0 up to 1, where
+	// partitions are split and merged: together, those that are open have all keys, and what comes of them later
+	// has a Name behind theirs. To is 0 where partitions stay what they are.
+	From, To float64
 }
 
 // Driver finds what an address stands for.
