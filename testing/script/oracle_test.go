@@ -141,6 +141,7 @@ func (w *watermark) hear(st step) {
 		for p := range w.newest {
 			w.idle[p] = true
 		}
+		w.advance()
 	}
 }
 
@@ -150,11 +151,15 @@ func (w *watermark) read(partition string, at int64) {
 }
 
 func (w *watermark) advance() {
-	slowest := int64(math.MaxInt64)
+	slowest, furthest := int64(math.MaxInt64), int64(never)
 	for p, newest := range w.newest {
+		furthest = max(furthest, newest)
 		if !w.idle[p] {
 			slowest = min(slowest, newest)
 		}
+	}
+	if slowest == math.MaxInt64 { // all are idle
+		slowest = furthest
 	}
 	if slowest != never && slowest != math.MaxInt64 {
 		w.at = max(w.at, time.UnixMicro(slowest-w.lateness).Truncate(time.Millisecond).UnixMicro())

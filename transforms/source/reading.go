@@ -235,18 +235,21 @@ func (r *reading) align(s Stream, p *progress) {
 // advance moves the watermark on, and finds the end.
 func (r *reading) advance(s Stream, p *progress, now time.Time) {
 	mark, any, open := int64(0), false, false
+	furthest, idle := int64(never), false
 	r.behind = r.lags()
 	for i, part := range p.Partitions {
 		if r.group.replays(part.Address) { // they say nothing of the time, and keep nobody reading but for what they have
 			open = open || !part.Ended && r.behind[part.Address][part.Name] > 0
 			continue
 		}
+		furthest = max(furthest, part.Newest)
 		if part.Ended {
 			open = open || part.To > 0 && p.mayGain(r.group, part.Address)
 			continue
 		}
 		open = true
 		if r.idle(s, part, i, now) {
+			idle = true
 			continue
 		}
 		if part.Newest == never {
@@ -256,6 +259,9 @@ func (r *reading) advance(s Stream, p *progress, now time.Time) {
 		if !any || part.Newest < mark {
 			mark, any = part.Newest, true
 		}
+	}
+	if !any && idle { // nobody holds back what was read
+		mark, any = furthest, true
 	}
 	if any && mark != never {
 		// Beam's times are whole milliseconds: a row of the watermark's own millisecond isn't late.

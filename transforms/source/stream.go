@@ -24,7 +24,8 @@ type Stream struct {
 	// time, before it has to wait. Default a minute, or Lateness if that is more.
 	Alignment time.Duration
 	// Idle is after how long without records a partition holds back the watermark no more; what it
-	// then brings may be late. 0: never, which is right where history is read.
+	// then brings may be late. When all are idle the watermark follows the newest event of any.
+	// 0: never, which is right where history is read.
 	Idle time.Duration
 	// Linger is for how long, at the most, a call gathers rows before they go on: fewer and larger
 	// batches for more latency. Default 10 ms.
