@@ -17,7 +17,7 @@ type acker struct {
 	era int
 
 	mu     sync.Mutex
-	open   int // chunks that have not landed
+	open   int // chunks that were polled and have not landed
 	closed bool
 }
 
@@ -38,20 +38,23 @@ func acknowledging(f driver.Follower, era int) driver.Follower {
 }
 
 // expect acknowledges a chunk when all that came of it has landed.
-func (a *acker) expect(next string, keys []inflight.Key, ways inflight.Ways) {
-	a.mu.Lock()
-	a.open++
-	a.mu.Unlock()
-	inflight.Expect(keys, ways, func() {
-		a.Ack(next)
-		a.mu.Lock()
-		a.open--
-		last := a.closed && a.open == 0
-		a.mu.Unlock()
-		if last {
-			go a.finish() // a sink is calling, which waits for nobody
-		}
+func (o owed) expect(ways inflight.Ways) {
+	inflight.Expect(o.keys, ways, func() {
+		o.to.Ack(o.next)
+		o.settle()
 	})
+}
+
+// settle says that no acknowledgement of a chunk is to come any more.
+func (o owed) settle() {
+	a := o.to
+	a.mu.Lock()
+	a.open--
+	last := a.closed && a.open == 0
+	a.mu.Unlock()
+	if last {
+		go a.finish() // a sink may be calling, which waits for nobody
+	}
 }
 
 // Close ends reading as soon as all has landed, and at the latest when CleanUp is called or if it was.
@@ -102,23 +105,28 @@ type owed struct {
 }
 
 // owes makes a chunk one that is acknowledged by what came of it: the rows, and the letters and replayed
-// letters behind the first so many of all. Without an acknowledging follower there is nothing to do.
+// letters behind the first so many of all. Labels come to no end but as letters: of the state that they go into
+// this process has no other copy. Without an acknowledging follower there is nothing to do.
 func (r *reading) owes(f *followFn, address int, next string, rows []inflight.Key, got *taken, letters, replayed int) error {
 	a, ok := r.followers[address].(*acker)
 	if !ok {
 		return nil
 	}
-	if len(f.Decode.ID) == 0 {
+	isLabel := r.group.labels(address)
+	if len(f.Decode.ID) == 0 && !isLabel {
 		return r.fault(address, errNoID)
 	}
 	for _, l := range got.letters[letters:] {
-		if l.Class != deadletter.Late { // those are rows
+		if l.Class != deadletter.Late || isLabel { // those are rows
 			rows = append(rows, inflight.LetterOf(l.ID, l.Digest, l.Original))
 		}
 	}
 	for i := range got.replayed[replayed:] {
 		rows = append(rows, f.replayedAs(&got.replayed[replayed+i]))
 	}
+	a.mu.Lock()
+	a.open++ // from here on a follower that is closed, as when partitions come, stays open for it
+	a.mu.Unlock()
 	got.owed = append(got.owed, owed{a, next, rows})
 	return nil
 }

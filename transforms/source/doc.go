@@ -35,7 +35,8 @@
 // which they are known. In a stream they are partitions like others: they hold the watermark, are paused
 // when they are ahead, and come too late or not by the same rule; a topic of labels that is silent holds
 // nobody for longer than [Stream.Idle]. Reading never waits for labels while events come.
-// A source that is told what has landed gives no labels.
+// Labels of a source that is told what has landed are acknowledged as soon as they go on, or with their letters:
+// the state that they go into ends with the process.
 //
 // # Dead letters
 //

@@ -138,7 +138,7 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 			break
 		}
 		if err := r.poll(ctx, f, &next, left, maxCall, &got); err != nil {
-			r.close()
+			got.leave(r)
 			return sdf.StopProcessing(), err
 		}
 		if first && !got.nothing() {
@@ -146,7 +146,7 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 		}
 	}
 	if !rt.TryClaim(next) { // the runner took the rest away: what was read is for somebody else
-		r.close()
+		got.leave(r)
 		return sdf.StopProcessing(), nil
 	}
 	if f.Stream.Credit > 0 {
@@ -161,7 +161,7 @@ func (f *followFn) ProcessElement(ctx context.Context, we *sdf.ManualWatermarkEs
 		}
 	}
 	for _, o := range got.owed {
-		o.to.expect(o.next, o.keys, inflight.Ways{Models: f.Stream.Models, Sinks: f.Stream.Sinks})
+		o.expect(inflight.Ways{Models: f.Stream.Models, Sinks: f.Stream.Sinks})
 	}
 	for _, b := range got.batches {
 		emit(mtime.Normalize(mtime.FromMilliseconds(b.MinTime())), b)
@@ -217,6 +217,14 @@ type taken struct {
 
 func (t *taken) nothing() bool {
 	return len(t.batches)+len(t.labels)+len(t.letters)+len(t.replayed) == 0
+}
+
+// leave closes a reading of which nothing goes on: what was polled is given again.
+func (t *taken) leave(r *reading) {
+	r.close()
+	for _, o := range t.owed {
+		o.settle()
+	}
 }
 
 // poll reads what there is, moves p on, and sets the late rows apart.
@@ -290,7 +298,7 @@ func (r *reading) chunk(f *followFn, p *progress, address int, c *driver.Chunk, 
 		began = c.Records[0].Time
 	}
 	keep := func(b event.Batch) error {
-		if acknowledges {
+		if acknowledges && !isLabel {
 			keys = inflight.IDs(keys, &b)
 		}
 		for _, t := range b.Times() {

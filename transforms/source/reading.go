@@ -2,7 +2,6 @@ package source
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -146,9 +145,6 @@ func (r *reading) open(ctx context.Context, address int, p progress) error {
 		return r.fault(address, err)
 	}
 	r.followers[address] = acknowledging(r.followers[address], r.era)
-	if _, ok := r.followers[address].(*acker); ok && r.group.labels(address) {
-		return r.fault(address, errors.New("labels need a source that keeps positions, such as Kafka: a label comes to no sink, so that nothing says when it has landed"))
-	}
 	r.paused[address] = nil
 	return nil
 }
