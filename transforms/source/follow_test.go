@@ -103,12 +103,31 @@ func (f *logFollower) Lag() map[string]int64 {
 }
 func (f *logFollower) Close() error { return nil }
 
+// ackDriver is logs in memory that are told what has landed.
+type ackDriver struct{ logDriver }
+
+func init() { source.Register("acklog", ackDriver{}) }
+
+func (d ackDriver) Follow(ctx context.Context, address string, from []driver.Position) (driver.Follower, error) {
+	f, err := d.logDriver.Follow(ctx, address, from)
+	return ackFollower{f.(*logFollower)}, err
+}
+
+type ackFollower struct{ *logFollower }
+
+func (f ackFollower) Ack(next string) {
+	seenMu.Lock()
+	acks = append(acks, next)
+	seenMu.Unlock()
+}
+
 // seen collects what a graph gave.
 var (
 	seenMu  sync.Mutex
 	seen    []string // ids
 	marks   []int64  // of each batch, the timestamp less the smallest row time
 	letters []deadletter.Letter
+	acks    []string // positions
 )
 
 type collectFn struct{}
@@ -138,16 +157,24 @@ func init() {
 	register.Emitter1[int]()
 }
 
+var lines = decode.Params{
+	Fields: []decode.Field{{Name: "id", Kind: event.ID}, {Name: "time", Kind: event.Timestamp, TimeFormat: "unix_s"}},
+	ID:     []string{"id"}, Time: "time",
+}
+
 // followAll runs a stream to its end.
 func followAll(t *testing.T, s source.Stream, addresses ...string) {
 	t.Helper()
-	seen, marks, letters = nil, nil, nil
-	s.Run = t.Name()
 	p, scope := beam.NewPipelineWithRoot()
-	events, bad := source.Read(scope, source.Params{URLs: addresses, Stream: &s, Decode: decode.Params{
-		Fields: []decode.Field{{Name: "id", Kind: event.ID}, {Name: "time", Kind: event.Timestamp, TimeFormat: "unix_s"}},
-		ID:     []string{"id"}, Time: "time",
-	}})
+	s.Run = t.Name()
+	events, bad := source.Read(scope, source.Params{URLs: addresses, Stream: &s, Decode: lines})
+	runAll(t, p, scope, events, bad)
+}
+
+// runAll runs a graph to its end, and collects batches and letters.
+func runAll(t *testing.T, p *beam.Pipeline, scope beam.Scope, events, bad beam.PCollection) {
+	t.Helper()
+	seen, marks, letters, acks = nil, nil, nil, nil
 	beam.ParDo(scope, &collectFn{}, beam.Reshuffle(scope, events))
 	beam.ParDo(scope, &letterFn{}, beam.Reshuffle(scope, bad))
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
@@ -276,6 +303,22 @@ func TestFollowDrain(t *testing.T) {
 	}
 	followAll(t, source.Stream{}, address)
 	wantIDs(t, 0, 1)
+}
+
+// TestFollowAcknowledgedLabels: labels of a source that is told what has landed are acknowledged as they go on.
+func TestFollowAcknowledgedLabels(t *testing.T) {
+	setLog("testlog://labeled", []string{line(0, 1000), "end"})
+	setLog("acklog://labels", []string{line(0, 1001), line(1, 1002), "end"})
+	p, scope := beam.NewPipelineWithRoot()
+	out := source.ReadAll(scope, source.Params{
+		URLs: []string{"testlog://labeled"}, Decode: lines, Labels: source.Labels{URLs: []string{"acklog://labels"}, Decode: lines},
+		Stream: &source.Stream{Run: t.Name()},
+	})
+	runAll(t, p, scope, out.Labels, out.Bad)
+	wantIDs(t, 0, 2)
+	if !slices.Equal(acks, []string{"3"}) || len(letters) > 0 {
+		t.Errorf("%q are acknowledged, want the one chunk; letters %v", acks, letters)
+	}
 }
 
 func TestMain(m *testing.M) {
