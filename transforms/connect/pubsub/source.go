@@ -31,11 +31,11 @@ const (
 	chunkMessages = 500
 	// stuckAfter is for how long nothing may be acknowledged while no message more may come.
 	stuckAfter = 10 * time.Minute
-	// closeTimeout bounds the wait for the last acknowledgements.
-	closeTimeout = 10 * time.Second
 )
 
-// A message that a process took with it is given again after at most so long. Tests lower it.
+// A message that a process took with it is given again after at most so long: the deadline that each is given when
+// it comes and whenever that is extended, and how long the last acknowledgements may take. The client extends 5 s
+// before it ends, which on a machine that is busy may be too late: few messages should need it. Tests lower it.
 var lease = 30 * time.Second
 
 type sourceDriver struct{}
@@ -137,7 +137,7 @@ func (sourceDriver) Follow(ctx context.Context, text string, from []driver.Posit
 	f.room.L = &f.mu
 	s := c.Subscriber(a.name)
 	s.ReceiveSettings = pubsub.ReceiveSettings{
-		MaxExtension: longest, MaxDurationPerAckExtension: lease,
+		MaxExtension: longest, MinDurationPerAckExtension: lease, MaxDurationPerAckExtension: lease,
 		MaxOutstandingMessages: a.messages, MaxOutstandingBytes: a.bytes,
 	}
 	receiving, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -360,7 +360,7 @@ func (f *follower) Close() error {
 		m.Nack()
 	}
 	opened(f.address.emulator+f.address.name, -1)
-	timer := time.NewTimer(closeTimeout)
+	timer := time.NewTimer(lease)
 	defer timer.Stop()
 	var late error
 	select {
