@@ -19,6 +19,7 @@ import (
 	"github.com/millrace-ml/millrace/models/registry"
 	"github.com/millrace-ml/millrace/pipelines/skew"
 	"github.com/millrace-ml/millrace/pipelines/spec"
+	"github.com/millrace-ml/millrace/testing/conformance/memory"
 )
 
 // served is a folder with fraud's history, a model, and the log of what was served.
@@ -77,7 +78,7 @@ func (s served) skew(more ...string) (int, skew.Report, string) {
 }
 
 // shuffled puts the history into a topic in the order of time + noise below the lateness.
-func (s served) shuffled(topic string, lateness time.Duration) {
+func (s served) shuffled(topic *memory.Topic, lateness time.Duration) {
 	s.t.Helper()
 	text, err := os.ReadFile(s.path("history.csv"))
 	if err != nil {
@@ -102,13 +103,10 @@ func (s served) shuffled(topic string, lateness time.Duration) {
 			fmt.Sprintf(`{"TRANSACTION_ID":%s,"TX_DATETIME":%q,"CUSTOMER_ID":%s,"TERMINAL_ID":%s,"TX_AMOUNT":%s,"TX_FRAUD":%s}`, f[0], f[1], f[2], f[3], f[4], f[5])})
 	}
 	slices.SortStableFunc(items, func(a, b item) int { return int(a.at - b.at) })
-	shopMu.Lock()
-	defer shopMu.Unlock()
-	shopLog[topic+"/events"] = nil
 	for _, it := range items {
-		shopLog[topic+"/events"] = append(shopLog[topic+"/events"], it.line)
+		fill(topic, it.line)
 	}
-	shopLog[topic+"/events"] = append(shopLog[topic+"/events"], "end")
+	topic.End()
 }
 
 func (s served) events() int64 {
@@ -203,14 +201,16 @@ func TestSkew(t *testing.T) {
 	}
 
 	const lateness = 6 * time.Hour
-	s.shuffled("shoplog://skew", lateness)
+	events := memory.New(t, "skew")
+	events.PerPoll = 100
+	s.shuffled(events, lateness)
 	for _, order := range []string{"event_time", "arrival"} {
 		for _, folder := range []string{"scores", "alerts", "log", "dead"} {
 			if err := os.RemoveAll(s.path(folder)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		s.run("shoplog://skew/events", "--order", order, "--lateness", "6h", "--set", "stream.roll=1d")
+		s.run(events.Address(), "--order", order, "--lateness", "6h", "--set", "stream.roll=1d")
 		s.alerted()
 		code, r, stderr := s.skew()
 		if r.Compared != s.events() || r.Missing > 0 || len(r.Features) != 18 {
@@ -250,7 +250,7 @@ func TestSkewRefuses(t *testing.T) {
 		{[]string{"--log", dir, "--tolerance", "-1"}, exitUsage, "tolerance"},
 		{[]string{"--log", dir, "--from", "May"}, exitUsage, "2026-01-31T18:00:00Z"},
 		{[]string{"--log", filepath.Join(dir, "none.parquet"), "--source", filepath.Join(dir, "none.csv")}, exitFailed, "none.parquet"},
-		{[]string{"--log", dir, "--source", "shoplog://skew/none"}, exitUsage, "no end"},
+		{[]string{"--log", dir, "--source", "memory://none"}, exitUsage, "no end"},
 		{[]string{"--log", dir, "--set", "sinks.feature_log={url: x/, format: csv}"}, exitUsage, "which is Parquet"},
 		{[]string{"--log", dir, "--set", "sinks.feature_log=x/", "--set", "features[0].name=score"}, exitUsage, "score"},
 	} {

@@ -29,6 +29,10 @@ var (
 
 // Topic is a topic. Its methods may be called from any goroutine.
 type Topic struct {
+	// PerPoll is how many records of a partition a poll gives at the most; 0: as many as are asked for. Set it
+	// before anybody follows.
+	PerPoll int
+
 	address string
 
 	mu         sync.Mutex
@@ -38,6 +42,7 @@ type Topic struct {
 	followed   map[string]bool
 	taken      map[string]int // records that a poll gave, of whose follower another poll was asked
 	polls      int
+	due        map[int]func() // by the number of records that a poll has to come to in a partition
 }
 
 // Record is a record of a partition.
@@ -103,6 +108,16 @@ func (t *Topic) Append(records ...Record) {
 
 // End says that nothing more will come.
 func (t *Topic) End() { t.change(func() { t.ended = true }) }
+
+// When does something, once, in the poll that gives the n-th record of a partition, before it is handed on.
+func (t *Topic) When(n int, do func()) {
+	t.change(func() {
+		if t.due == nil {
+			t.due = map[int]func(){}
+		}
+		t.due[n] = do
+	})
+}
 
 // Records are those of a partition.
 func (t *Topic) Records(partition string) []Record {
@@ -221,8 +236,12 @@ func (f *follower) Poll(ctx context.Context, wait time.Duration, limit int) ([]d
 	defer enough.Stop()
 	for {
 		t.mu.Lock()
-		chunks, changed := f.take(limit), t.changed
+		chunks, due := f.take(limit)
+		changed := t.changed
 		t.mu.Unlock()
+		for _, do := range due {
+			do()
+		}
 		if len(chunks) > 0 {
 			return chunks, nil
 		}
@@ -236,17 +255,21 @@ func (f *follower) Poll(ctx context.Context, wait time.Duration, limit int) ([]d
 	}
 }
 
-// take is what there is, under the topic's lock.
-func (f *follower) take(limit int) (chunks []driver.Chunk) {
+// take is what there is, and what is to be done then, under the topic's lock.
+func (f *follower) take(limit int) (chunks []driver.Chunk, due []func()) {
 	for _, name := range slices.Sorted(maps.Keys(f.at)) {
 		if slices.Contains(f.paused, name) || limit <= 0 {
 			continue
 		}
 		at, all := f.at[name], f.topic.partitions[name]
 		c := driver.Chunk{Partition: name}
-		for ; at < len(all) && limit > 0; at++ {
+		for ; at < len(all) && limit > 0 && (f.topic.PerPoll == 0 || len(c.Records) < f.topic.PerPoll); at++ {
 			c.Records = append(c.Records, driver.Record{Value: slices.Clone(all[at].Value), Offset: int64(at)})
 			limit -= len(all[at].Value) + 1
+			if do := f.topic.due[at+1]; do != nil {
+				delete(f.topic.due, at+1)
+				due = append(due, do)
+			}
 		}
 		c.Next, c.Ended = strconv.Itoa(at), f.topic.ended && at == len(all)
 		if len(c.Records) == 0 && !c.Ended {
@@ -257,7 +280,7 @@ func (f *follower) take(limit int) (chunks []driver.Chunk) {
 		}
 		chunks = append(chunks, c)
 	}
-	return chunks
+	return chunks, due
 }
 
 // Pause leaves partitions out.
