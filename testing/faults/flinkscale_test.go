@@ -97,7 +97,7 @@ func (s *scale) measure(broker *components.Broker) {
 	s.admin = broker.Admin()
 	heap := int64(*flinkHeap) << 20
 	if heap == 0 {
-		heap = 1<<30 + 600*int64(s.terminals)
+		heap = 1<<30 + 400*int64(s.terminals)
 	}
 	s.cluster = components.Flink(t, local.Options{Slots: 2, Heap: heap})
 
@@ -105,9 +105,9 @@ func (s *scale) measure(broker *components.Broker) {
 	c := s.start()
 	before := cpuOf(t, s.cluster)
 	took := s.drain(c, 0)
-	s.put("filling, events a second", float64(s.sent)/took.all.Seconds())
-	s.put("filling, CPU seconds a million", s.each(before, s.sent))
-	s.rest(c)
+	s.put("start, seconds to the first score", took.first.Seconds())
+	s.put("filling, events a second", float64(s.sent)/(took.all-took.first).Seconds())
+	s.put("filling, CPU seconds a million, start included", s.each(before, s.sent))
 
 	done := s.sent
 	before = cpuOf(t, s.cluster)
@@ -115,8 +115,9 @@ func (s *scale) measure(broker *components.Broker) {
 	took = s.drain(c, done)
 	s.put("windows full, events a second", float64(*flinkMeasured)/took.all.Seconds())
 	s.put("windows full, CPU seconds a million", s.each(before, *flinkMeasured))
-	s.put("checkpoint while they come, seconds", took.checkpoint.Seconds())
+	s.put("longest checkpoint while they come, seconds", took.checkpoint.Seconds())
 	s.memory()
+	s.rest(c)
 
 	begin := time.Now()
 	savepoint := s.stop(c)
@@ -129,7 +130,7 @@ func (s *scale) measure(broker *components.Broker) {
 	c = s.start("--flink", "savepoint_path="+savepoint)
 	took = s.drain(c, done)
 	s.put("restart, seconds to the first score", took.first.Seconds())
-	s.put("restart, seconds to the last of those behind", took.all.Seconds())
+	s.put(fmt.Sprintf("restart, seconds to the last of %d behind", *flinkMeasured), took.all.Seconds())
 	s.put("restart, CPU seconds", cpuOf(t, s.cluster)-before)
 	s.memory()
 	c.drain()
