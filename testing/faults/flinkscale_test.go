@@ -104,22 +104,22 @@ func (s *scale) measure(broker *components.Broker) {
 	s.fill(2 * s.terminals)
 	c := s.start()
 	before := cpuOf(t, s.cluster)
-	took := s.drain(c, 0)
+	took := s.drain(c, 0, time.Now())
 	s.put("start, seconds to the first score", took.first.Seconds())
 	s.put("filling, events a second", float64(s.sent)/(took.all-took.first).Seconds())
 	s.put("filling, CPU seconds a million, start included", s.each(before, s.sent))
 
 	done := s.sent
-	before = cpuOf(t, s.cluster)
+	before, begin := cpuOf(t, s.cluster), time.Now()
 	s.fill(*flinkMeasured)
-	took = s.drain(c, done)
+	took = s.drain(c, done, begin)
 	s.put("windows full, events a second", float64(*flinkMeasured)/took.all.Seconds())
 	s.put("windows full, CPU seconds a million", s.each(before, *flinkMeasured))
 	s.put("longest checkpoint while they come, seconds", took.checkpoint.Seconds())
 	s.memory()
 	s.rest(c)
 
-	begin := time.Now()
+	begin = time.Now()
 	savepoint := s.stop(c)
 	s.put("stopping with a savepoint, seconds", time.Since(begin).Seconds())
 	s.put("savepoint, MB", folderSize(strings.TrimPrefix(savepoint, "file:")))
@@ -128,7 +128,7 @@ func (s *scale) measure(broker *components.Broker) {
 	s.fill(*flinkMeasured)
 	before = cpuOf(t, s.cluster)
 	c = s.start("--flink", "savepoint_path="+savepoint)
-	took = s.drain(c, done)
+	took = s.drain(c, done, time.Now())
 	s.put("restart, seconds to the first score", took.first.Seconds())
 	s.put(fmt.Sprintf("restart, seconds to the last of %d behind", *flinkMeasured), took.all.Seconds())
 	s.put("restart, CPU seconds", cpuOf(t, s.cluster)-before)
@@ -178,11 +178,11 @@ func (s *scale) start(more ...string) *command {
 // drained says how long it took to the first score and to the last, and the longest checkpoint meanwhile.
 type drained struct{ first, all, checkpoint time.Duration }
 
-// drain waits until all that was sent is scored, of which some was before.
-func (s *scale) drain(c *command, before int) (d drained) {
+// drain waits until all that was sent is scored, of which some was before it began.
+func (s *scale) drain(c *command, before int, begin time.Time) (d drained) {
 	t := s.t
 	t.Helper()
-	begin, said, moved, last := time.Now(), time.Now(), time.Now(), before
+	said, moved, last := time.Now(), time.Now(), before
 	for {
 		select {
 		case <-c.ended:
