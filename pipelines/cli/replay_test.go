@@ -373,6 +373,7 @@ func TestReplayRefuses(t *testing.T) {
 		"with --from":                    {"--sink", s.path("out.jsonl")},
 		"--max-attempts at least 1":      {"--from", dead, "--max-attempts", "0"},
 		"give a time as":                 {"--from", dead, "--since", "yesterday"},
+		"workers on a cluster have no":   {"--from", "-", "--sink", s.path("out.jsonl"), "--runner", "flink"},
 	} {
 		if code, _, stderr := call(t, slices.Concat(base, more)...); code != exitUsage || !strings.Contains(stderr, want) {
 			t.Errorf("%v: exit code %d, want %q in %s", more, code, want, stderr)

@@ -19,6 +19,9 @@
 //
 // # Non-obvious
 //
+// The report passes through [Options.Work], a folder that every worker must see: a job on a cluster hands back
+// nothing but counters.
+//
 // A stream in the order of arrival that catches up at full speed differs in windows of the second entity
 // even far behind their delay: what is under way between two stages is then days of event time.
 //

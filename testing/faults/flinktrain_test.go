@@ -47,7 +47,7 @@ func TestFlinkRetrain(t *testing.T) {
 			}
 			begin := time.Now()
 			c := start(t, args...)
-			if code := c.exit(5 * time.Minute); code != 0 {
+			if code := c.exit(10 * time.Minute); code != 0 {
 				t.Fatalf("%s: exit code %d", engine, code)
 			}
 			t.Logf("%s: %s", engine, time.Since(begin).Round(100*time.Millisecond))
@@ -135,7 +135,7 @@ func TestFlinkLoop(t *testing.T) {
 	w.upTo(t, stream, half/4)
 
 	train := start(t, append(training(history, b.registry), onCluster(cluster, 1)...)...) // with the report in its default place
-	if code := train.exit(5 * time.Minute); code != 0 {
+	if code := train.exit(10 * time.Minute); code != 0 {
 		t.Fatalf("exit code %d of the retraining", code)
 	}
 	published := regexp.MustCompile(`published as (fraud@\d+); the gate passed`).FindStringSubmatch(train.says())
