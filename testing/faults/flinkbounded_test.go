@@ -27,7 +27,7 @@ import (
 var flinkAll = flag.Bool("flink-all", false, "let the runners score all 1,754,155 transactions of the handbook, not some tens of thousands")
 
 // patient lets a cluster under which nothing is killed be slow on a busy machine.
-var patient = map[string]string{"heartbeat.timeout": "300000"}
+var patient = map[string]string{"heartbeat.timeout": "300000", "pekko.ask.timeout": "300 s"}
 
 // TestFlinkBounded: what a run to the end writes does not depend on the runner: the same scores and features, to
 // the bit, the same alerts and dead letters, into a folder and into single files, by several subtasks as by one
