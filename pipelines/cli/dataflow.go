@@ -127,7 +127,7 @@ func remote(p scoring.Plan) error {
 		}
 	}
 	for _, a := range slices.Concat(p.Source.URLs, p.Source.Labels.URLs, p.Source.Replay) {
-		if why := source.LocalOnly(a); why != "" && !p.Source.ByRunner(a) {
+		if why := source.LocalOnly(a); why != "" && !source.ByRunner(a, dataflow.Native) {
 			errs = append(errs, fmt.Errorf("source %s", why))
 			continue
 		}

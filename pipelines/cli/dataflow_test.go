@@ -93,7 +93,7 @@ func TestDataflowFaults(t *testing.T) {
 
 func TestRemote(t *testing.T) {
 	p := scoring.Plan{
-		Source:      source.Params{URLs: []string{"-", "pubsub://p/s", "in/*.csv", "gs://b/in.csv"}},
+		Source:      source.Params{URLs: []string{"-", "intake://:8080/x?wal=d", "in/*.csv", "gs://b/in.csv"}},
 		Sinks:       []sink.Params{{URL: "-"}, {URL: "./out/"}, {URL: "kafka://b:9092/out"}},
 		DeadLetters: "file:///dead/", Predict: predict.Params{Models: []predict.Model{{Registry: "registry"}}},
 	}
@@ -102,7 +102,7 @@ func TestRemote(t *testing.T) {
 		t.Fatal("no fault")
 	}
 	lines := strings.Split(err.Error(), "\n")
-	want := []string{"source -: workers", "source pubsub://p/s is acknowledged by what has landed in this process", "source in/*.csv: workers", "sink -: workers", "sink ./out/: workers", "dead letters file:///dead/", "registry registry"}
+	want := []string{"source -: workers", "put a broker in front", "source in/*.csv: workers", "sink -: workers", "sink ./out/: workers", "dead letters file:///dead/", "registry registry"}
 	if len(lines) != len(want) {
 		t.Fatalf("%d faults, want %d:\n%v", len(lines), len(want), err)
 	}
@@ -112,7 +112,7 @@ func TestRemote(t *testing.T) {
 		}
 	}
 	fine := scoring.Plan{
-		Source: source.Params{URLs: []string{"kafka://b:9092/in", "pubsub://p/payments"}, Stream: &source.Stream{Native: dataflow.Native}},
+		Source: source.Params{URLs: []string{"kafka://b:9092/in", "pubsub://p/payments"}},
 		Sinks:  p.Sinks[2:], DeadLetters: "gs://b/dead/",
 	}
 	if err := remote(fine); err != nil {

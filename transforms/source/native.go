@@ -31,9 +31,9 @@ type native struct {
 	labels, replay bool
 }
 
-// native is the transform by which the runner reads an address.
-func (p Params) native(address string) (driver.Transform, bool) {
-	if p.Stream == nil || len(p.Stream.Native) == 0 {
+// transform is that by which a runner reads an address that has those with some URNs.
+func transform(address string, urns []string) (driver.Transform, bool) {
+	if len(urns) == 0 {
 		return driver.Transform{}, false
 	}
 	d, err := driverOf(address)
@@ -45,21 +45,24 @@ func (p Params) native(address string) (driver.Transform, bool) {
 		return driver.Transform{}, false
 	}
 	t, err := n.Native(address)
-	return t, err == nil && slices.Contains(p.Stream.Native, t.URN) // an address with faults goes to its driver, who tells them
+	return t, err == nil && slices.Contains(urns, t.URN) // an address with faults goes to its driver, who tells them
 }
 
-// ByRunner tells whether the runner reads an address itself, and not this package.
-func (p Params) ByRunner(address string) bool {
-	_, ok := p.native(address)
+// ByRunner tells whether a runner that has the transforms with some URNs reads an address itself.
+func ByRunner(address string, urns []string) bool {
+	_, ok := transform(address, urns)
 	return ok
 }
 
 // divide is p without the addresses that the runner reads, and those.
 func (p Params) divide() (own Params, theirs []native) {
 	own = p
+	if p.Stream == nil {
+		return own, nil
+	}
 	take := func(addresses []string, labels, replay bool) (kept []string) {
 		for _, a := range addresses {
-			if t, ok := p.native(a); ok {
+			if t, ok := transform(a, p.Stream.Native); ok {
 				theirs = append(theirs, native{t, labels, replay})
 			} else {
 				kept = append(kept, a)

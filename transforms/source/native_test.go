@@ -133,9 +133,10 @@ func TestNativeFaults(t *testing.T) {
 		if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v, %+v: %v, want %q", c.p.URLs, c.s, err, c.want)
 		}
-		c.s.Native = nil
-		if c.p.ByRunner("native://a") {
-			t.Error("a runner reads what it was not said to")
+	}
+	for _, urns := range [][]string{nil, {"other"}} {
+		if ByRunner("native://a", urns) {
+			t.Errorf("a runner that has %q reads by another transform", urns)
 		}
 	}
 }

@@ -98,6 +98,9 @@ func (a address) check(ctx context.Context, c *pubsub.Client) error {
 
 // LocalOnly says why workers of a cluster can't read it.
 func (sourceDriver) LocalOnly(address string) string {
+	if _, err := parseSource(address); err != nil {
+		return fmt.Sprintf("%s: %v", connect.Redact(address), err)
+	}
 	return fmt.Sprintf("%s is acknowledged by what has landed in this process, which workers of a cluster can't see: "+
 		"read it on Prism, or put its messages into Kafka", connect.Redact(address))
 }
