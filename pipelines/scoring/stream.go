@@ -73,7 +73,7 @@ func (p Plan) stream(u *spec.UseCase, o Stream) Plan {
 	p.Source.Stream = &source.Stream{
 		Run: run, Lateness: lateness, Idle: u.Stream.Idle, Until: o.Until, IdleTimeout: o.IdleTimeout,
 		Waits: p.Features.Stream.Order == feature.EventTime, Native: o.Native,
-		Groups: readers, Linger: linger(readers, p.Features.Shards, stages, max(1, o.Cores, o.Parallelism)),
+		Groups: readers, KeyGroups: o.KeyGroups, Linger: linger(readers, p.Features.Shards, stages, max(1, o.Cores, o.Parallelism)),
 	}
 	if o.InProcess && stages > 0 {
 		p.Source.Stream.Credit = credit

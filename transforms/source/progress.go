@@ -1,12 +1,15 @@
 package source
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"math"
 	"reflect"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+
+	"github.com/millrace-ml/millrace/transforms/internal/keygroup"
 )
 
 func init() {
@@ -21,6 +24,21 @@ type group struct {
 	Replay        int
 	Group, Groups int
 	Labels        int
+	// Salt says where the runner puts the group; see place.
+	Salt int `json:",omitempty"`
+}
+
+// place gives each group a salt with which it gets a subtask of its own. Flink puts a reader where its element hashes
+// to, into one of so many groups of keys (0: [keygroup.Default]).
+func place(groups []group, keyGroups int) {
+	keyGroups = cmp.Or(keyGroups, keygroup.Default)
+	n := len(groups)
+	for i := range groups {
+		want := min((i*keyGroups+n-1)/n, keyGroups-1) // the first that is of subtask i
+		for keygroup.Of(string(encodeGroup(groups[i])), keyGroups) != want {
+			groups[i].Salt++
+		}
+	}
 }
 
 func encodeGroup(g group) []byte { b, _ := json.Marshal(g); return b }

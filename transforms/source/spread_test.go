@@ -1,10 +1,13 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"reflect"
 	"testing"
 
+	"github.com/millrace-ml/millrace/transforms/internal/keygroup"
 	"github.com/millrace-ml/millrace/transforms/source/driver"
 )
 
@@ -53,6 +56,34 @@ func TestGroupOf(t *testing.T) {
 	for _, name := range []string{"", "7", "files/2026-01-31.jsonl", "x/99999999999999999999"} {
 		if g := groupOf(name, 3); g < 0 || g > 2 {
 			t.Errorf("%q is of group %d", name, g)
+		}
+	}
+}
+
+// TestPlace: readers spread evenly over subtasks, whatever they read; without a salt some would share one.
+func TestPlace(t *testing.T) {
+	t.Parallel()
+	for _, keyGroups := range []int{0, 100, 1024} {
+		for address := range 20 {
+			for n := 1; n < 7; n++ {
+				groups := make([]group, n)
+				for i := range groups {
+					groups[i] = group{Addresses: []string{fmt.Sprint("kafka://broker:9092/", address)}, Group: i, Groups: n}
+				}
+				place(groups, keyGroups)
+				used := map[int]int{}
+				for _, g := range groups {
+					text := encodeGroup(g)
+					max := cmp.Or(keyGroups, keygroup.Default)
+					used[keygroup.Of(string(text), max)*n/max]++
+					if back, err := decodeGroup(text); err != nil || !reflect.DeepEqual(back, g) {
+						t.Errorf("%+v is read as %+v, %v", g, back, err)
+					}
+				}
+				if len(used) != n {
+					t.Errorf("%d readers are on subtasks %v", n, used)
+				}
+			}
 		}
 	}
 }

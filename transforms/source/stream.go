@@ -34,6 +34,9 @@ type Stream struct {
 	// without a partition holds back all: see [Spread]. It is fixed for the life of the state. Default 1,
 	// which Prism needs: it mixes up the watermarks of several.
 	Groups int
+	// KeyGroups is how many groups of keys the runner spreads over its subtasks, Flink's max_parallelism; 0: 128. With
+	// another number readers may share a subtask.
+	KeyGroups int
 	// Credit is how many rows may be under way in this process before reading waits; 0: any number.
 	// It needs package inflight to count them out.
 	Credit int
@@ -84,8 +87,8 @@ func (s Stream) validate(p Params) error {
 	if s.Models < 0 || s.Sinks < 0 {
 		errs = append(errs, fmt.Errorf("source: %d models, %d sinks", s.Models, s.Sinks))
 	}
-	if s.Groups < 0 || s.Credit < 0 {
-		errs = append(errs, fmt.Errorf("source: %d groups, a credit of %d rows", s.Groups, s.Credit))
+	if s.Groups < 0 || s.KeyGroups < 0 || s.Credit < 0 {
+		errs = append(errs, fmt.Errorf("source: %d groups, %d groups of keys, a credit of %d rows", s.Groups, s.KeyGroups, s.Credit))
 	}
 	for what, format := range map[string]string{"records": p.Decode.Format, "labels": p.Labels.Decode.Format} {
 		if format != "" && format != "json" && format != "debezium" {
@@ -120,6 +123,7 @@ func follow(s beam.Scope, p Params) Streams {
 		for i := range groups {
 			groups[i] = group{Addresses: addresses, Labels: len(own.Labels.URLs), Replay: len(own.Replay), Group: i, Groups: st.Groups}
 		}
+		place(groups, st.KeyGroups)
 		out.Events, out.Labels, out.Bad, out.Letters = beam.ParDo4(s, &followFn{Decode: decode, Stream: st, Labels: labels}, beam.Reshuffle(s, beam.CreateList(s, groups)))
 	}
 	for _, n := range native {

@@ -34,8 +34,8 @@
 // The runner names a stage by the collection that it reads and the kind of the environment: with another
 // environment a job doesn't find the state of a savepoint either.
 //
-// Flink places the readers of a stream by a hash of where they stand at the start: two may share a subtask while
-// another has none.
+// Flink places the readers of a stream by a hash of the element that each begins with: package source salts them for
+// max_parallelism, so that each has a subtask of its own. Those of a savepoint stay where its elements put them.
 //
 // What the job server says of a job's failure may be wrong: it loses sight of one whose JobManager starts
 // again. Wait believes the cluster.
