@@ -35,11 +35,25 @@
 // they write an event, and how fast. In that order the last events wait for the watermark, and time is taken up
 // to nine in ten.
 //
-// -only measures one part: job, scorer, training, growth or stream. Only that measures soak: events come at
+// -only measures one part: job, scorer, training, growth, stream, flink or soak. Only that measures soak: events come at
 // -rate a second, at most 20,000, for -seconds, and memory is looked at every ten seconds, the first fifth left
 // out. It gives the mean of the first and of the last minute, and the slope of the line through all:
 //
 //	go run ./testing/bench -only soak -seconds 600
+//
+// Flink is measured by itself, too, from Kafka to Kafka, with JVMs, workers and broker on one machine:
+//
+//	go run ./testing/bench -only flink [-events N] [-pairs 5] [-parallelism 1,2] [-rate 50000 -seconds 30]
+//
+// The scoring graph on Beam's Flink runner is there beside flinkpeer, a DataStream job in Java that does the same by
+// hand. Both run on a cluster of their own of the same settings, with a checkpoint every 5 s, and read a topic of
+// four partitions in the order of arrival, with the network of the same files. First, both score a topic of one
+// partition at a parallelism of 1, and the share of scores that agree to a millionth is told: in arrival no order is
+// promised, so that edges of windows may differ. Then they drain the topic of -events in turns, from the first score
+// to the last, which leaves their start out, of their CPU time too; that is of all processes of the cluster, and for
+// ours told apart for the workers. Then -rate events a second come for -seconds: the latency as of the stream. It
+// needs what package local of the Flink runner does, and a JDK. -flink changes options of our job, as in
+// -flink bundle_time=20ms.
 //
 // # Output
 //

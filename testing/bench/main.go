@@ -29,6 +29,7 @@ import (
 	_ "github.com/millrace-ml/millrace/models/forest"
 	_ "github.com/millrace-ml/millrace/models/gbdt"
 	_ "github.com/millrace-ml/millrace/models/linear"
+	"github.com/millrace-ml/millrace/pipelines/runner/worker"
 	_ "github.com/millrace-ml/millrace/transforms/connect/file"
 )
 
@@ -42,29 +43,42 @@ type options struct {
 	variants        int
 	rate, seconds   int
 
-	child, in, out, registry, order string
+	parallelism string
+	flink       string
+
+	child, in, out, registry, order, cluster string
 }
 
 func main() {
+	if slices.Contains(os.Args[1:], "--worker=true") { // Flink has started this process
+		flag.Parse()
+		profileWorker()
+		worker.Run(os.Args[1:], beam.Init) // does not return
+	}
 	var o options
-	flag.BoolVar(&o.json, "json", false, "print a line a figure")
-	flag.StringVar(&o.data, "data", beside("data/fraud-handbook"), "folder of the handbook's tables, for training")
-	flag.StringVar(&o.peer, "peer", beside("reference/recipes/peers/go"), "folder of the peer's source; empty leaves it out")
-	flag.IntVar(&o.pairs, "pairs", 5, "turns")
-	flag.IntVar(&o.rows, "rows", 0, "rows of the simulated table (default all 1754155)")
-	flag.StringVar(&o.python, "python", "", "Python with numpy, scikit-learn and xgboost, to compare training")
-	flag.StringVar(&o.only, "only", "", "job, scorer, training, growth, stream or soak (default all but soak)")
-	flag.StringVar(&o.profile, "profile", "", "write CPU profiles here, of the graph on Prism and, behind .stream, of the stream at its rate (slows these runs)")
-	flag.IntVar(&o.events, "events", 10_000_000, "events of the topic that the stream drains")
-	flag.IntVar(&o.variants, "variants", 1_000_000, "events of the topics that are drained in the order of event time, and with UUIDs; 0 leaves these out")
-	flag.IntVar(&o.rate, "rate", 50_000, "events a second, for the stream's latency; soak takes at most 20000")
-	flag.IntVar(&o.seconds, "seconds", 60, "how long they come")
-	flag.StringVar(&o.child, "child", "", "what a process of the bench is to do (for itself)")
-	flag.StringVar(&o.in, "in", "", "its input")
-	flag.StringVar(&o.out, "out", "", "its output")
-	flag.StringVar(&o.registry, "registry", "", "its registry")
-	flag.StringVar(&o.order, "order", "", "its order")
-	flag.Parse()
+	f := flag.NewFlagSet("bench", flag.ExitOnError) // Beam has a -parallelism, too
+	f.BoolVar(&o.json, "json", false, "print a line a figure")
+	f.StringVar(&o.data, "data", beside("data/fraud-handbook"), "folder of the handbook's tables, for training")
+	f.StringVar(&o.peer, "peer", beside("reference/recipes/peers/go"), "folder of the peer's source; empty leaves it out")
+	f.IntVar(&o.pairs, "pairs", 5, "turns")
+	f.IntVar(&o.rows, "rows", 0, "rows of the simulated table (default all 1754155)")
+	f.StringVar(&o.python, "python", "", "Python with numpy, scikit-learn and xgboost, to compare training")
+	f.StringVar(&o.only, "only", "", "job, scorer, training, growth, stream, flink or soak (default all but the last two)")
+	f.StringVar(&o.profile, "profile", "", "write CPU profiles here, of the graph on Prism and, behind .stream, of the stream at its rate, and behind .flink1 and so on, of workers on Flink (slows these runs)")
+	f.IntVar(&o.events, "events", 10_000_000, "events of the topic that the stream, or Flink, drains")
+	f.IntVar(&o.variants, "variants", 1_000_000, "events of the topics that are drained in the order of event time, and with UUIDs; 0 leaves these out")
+	f.IntVar(&o.rate, "rate", 50_000, "events a second, for the stream's latency; soak takes at most 20000")
+	f.IntVar(&o.seconds, "seconds", 60, "how long they come")
+	f.StringVar(&o.parallelism, "parallelism", "1,2", "at which parallelism Flink is measured")
+	f.StringVar(&o.flink, "flink", "", "options of our job on Flink as of the command's --flink, with commas")
+	f.StringVar(&o.child, "child", "", "what a process of the bench is to do (for itself)")
+	f.StringVar(&o.in, "in", "", "its input")
+	f.StringVar(&o.out, "out", "", "its output")
+	f.StringVar(&o.registry, "registry", "", "its registry")
+	f.StringVar(&o.order, "order", "", "its order")
+	f.StringVar(&o.cluster, "cluster", "", "folder of its Flink")
+	_ = f.Parse(os.Args[1:])
+	_ = flag.CommandLine.Parse(nil)
 	log.SetLogger(quiet{})
 	beam.Init()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -130,6 +144,8 @@ func child(ctx context.Context, o options) error {
 		return measureScorer(ctx, os.Stdout)
 	case o.child == "stream":
 		return streamGraph(ctx, o.in, o.out, o.registry, o.order)
+	case o.child == "flink":
+		return flinkGraph(ctx, o)
 	case o.child == "bare":
 		return bareLoop(ctx, o.in, o.out, o.registry)
 	default:
@@ -201,8 +217,8 @@ func measure(ctx context.Context, env []string, command string, args ...string) 
 }
 
 func bench(ctx context.Context, o options) error {
-	if !slices.Contains([]string{"", "job", "scorer", "training", "growth", "stream", "soak"}, o.only) {
-		return fmt.Errorf("-only is job, scorer, training, growth, stream or soak, not %q", o.only)
+	if !slices.Contains([]string{"", "job", "scorer", "training", "growth", "stream", "flink", "soak"}, o.only) {
+		return fmt.Errorf("-only is job, scorer, training, growth, stream, flink or soak, not %q", o.only)
 	}
 	if o.only == "training" && (o.python == "" || o.data == "") {
 		return errors.New("-only training needs -python and -data")
@@ -226,9 +242,10 @@ func bench(ctx context.Context, o options) error {
 		{"training", func() ([]figure, error) { return measureTraining(ctx, o, self, dir) }},
 		{"growth", func() ([]figure, error) { return measureGrowth(ctx, o, dir) }},
 		{"stream", func() ([]figure, error) { return measureStream(ctx, o, self, dir) }},
+		{"flink", func() ([]figure, error) { return measureFlink(ctx, o, self, dir) }},
 		{"soak", func() ([]figure, error) { return measureSoak(ctx, o, self, dir) }},
 	} {
-		if o.only != part.name && (o.only != "" || part.name == "soak") || part.name == "training" && (o.python == "" || o.data == "") {
+		if o.only != part.name && (o.only != "" || part.name == "flink" || part.name == "soak") || part.name == "training" && (o.python == "" || o.data == "") {
 			continue
 		}
 		more, err := part.measure()

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace-ml/millrace/pipelines/runner"
@@ -198,7 +199,11 @@ type process struct {
 
 func startJob(self string, broker *components.Broker, in, out, dir string, more ...string) (*process, error) {
 	url := "kafka://" + broker.Addr + "/"
-	j := &process{ended: make(chan struct{}), cmd: exec.Command(self, append([]string{"-child", "stream", "-in", url + in, "-out", url + out, "-registry", filepath.Join(dir, "registry")}, more...)...)}
+	return startProcess(exec.Command(self, append([]string{"-child", "stream", "-in", url + in, "-out", url + out, "-registry", filepath.Join(dir, "registry")}, more...)...))
+}
+
+func startProcess(cmd *exec.Cmd) (*process, error) {
+	j := &process{ended: make(chan struct{}), cmd: cmd}
 	j.cmd.Stdout, j.cmd.Stderr = &j.out, &j.err
 	if err := j.cmd.Start(); err != nil {
 		return nil, err
@@ -221,6 +226,19 @@ func (j *process) end() (u usage, state int64, err error) {
 	u.cpu, u.rss = usageSeconds(ru), float64(ru.Maxrss)/1024
 	state, err = strconv.ParseInt(strings.TrimSpace(j.out.String()), 10, 64)
 	return u, state, err
+}
+
+// during is a context that ends when the process does, and then says what that said.
+func (j *process) during(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-j.ended:
+			end(errors.Join(fmt.Errorf("the stream ended by itself: %s", j.err.String()), j.fault))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { end(nil) }
 }
 
 // drain is a topic that is scored after it was filled.
@@ -254,47 +272,63 @@ func (d drain) measure(ctx context.Context, self, dir string, broker *components
 	if !d.whole {
 		enough = enough * 9 / 10
 	}
-	var first time.Time
-	var began, n int64
-	for {
-		if n, err = filled(ctx, broker, to); err != nil {
-			return nil, err
-		}
-		if n > 0 && first.IsZero() {
-			first, began = time.Now(), n
-		}
-		if n >= enough {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-j.ended:
-			_, _, err := j.end()
-			return nil, errors.Join(errors.New("the stream ended by itself"), err)
-		case <-time.After(20 * time.Millisecond):
-		}
+	ctx, over := j.during(ctx)
+	defer over()
+	n, secs, err := arrivals(ctx, broker, to, enough, nil)
+	if err != nil {
+		return nil, err
 	}
-	secs := time.Since(first).Seconds()
 	brokerCPU := processCPU(broker.PID()) - before
 	u, state, err := j.end()
 	if err != nil {
 		return nil, err
 	}
 	all := float64(d.events)
-	rate := value(d.name+"_drain", float64(n-began)/secs, "events/s")
+	rate := value(d.name+"_drain", float64(n)/secs, "events/s")
 	cpu := value(d.name+"_drain_cpu", u.cpu/all*1e6, "CPU s/M events")
 	rss := value(d.name+"_drain_rss", u.rss, "MB")
 	written := value(d.name+"_state", float64(state)/all, "bytes/event")
 	if d.name != "stream" {
 		return []figure{rate, cpu, rss, written}, nil
 	}
-	return []figure{rate.atLeast(100_000), cpu, value("stream_drain_broker_cpu", brokerCPU/float64(n)*1e6, "CPU s/M events"), rss, written.atMost(64)}, nil
+	return []figure{rate.atLeast(100_000), cpu, value("stream_drain_broker_cpu", brokerCPU/all*1e6, "CPU s/M events"), rss, written.atMost(64)}, nil
+}
+
+// arrivals waits until a topic has had enough records. It returns how many came after the first, and in how many
+// seconds; first is called when that has come, and may be nil.
+func arrivals(ctx context.Context, broker *components.Broker, topic string, enough int64, first func()) (n int64, secs float64, err error) {
+	var began int64
+	var start time.Time
+	admin := broker.Admin()
+	for {
+		n, err := records(ctx, admin, topic)
+		if err != nil {
+			return 0, 0, errors.Join(err, context.Cause(ctx))
+		}
+		if n > 0 && start.IsZero() {
+			start, began = time.Now(), n
+			if first != nil {
+				first()
+			}
+		}
+		if n >= enough {
+			return n - began, time.Since(start).Seconds(), nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, 0, context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // filled is how many records a topic has had.
-func filled(ctx context.Context, broker *components.Broker, topic string) (n int64, err error) {
-	ends, err := broker.Admin().ListEndOffsets(ctx, topic)
+func filled(ctx context.Context, broker *components.Broker, topic string) (int64, error) {
+	return records(ctx, broker.Admin(), topic)
+}
+
+func records(ctx context.Context, admin *kadm.Client, topic string) (n int64, err error) {
+	ends, err := admin.ListEndOffsets(ctx, topic)
 	if err != nil {
 		return 0, err
 	}
@@ -316,81 +350,19 @@ func latency(ctx context.Context, o options, self, dir string, broker *component
 	if err != nil {
 		return nil, err
 	}
-	c, err := kgo.NewClient(kgo.SeedBrokers(broker.Addr), kgo.DefaultProduceTopic("live"), kgo.ConsumeTopics("scored"), kgo.ProducerLinger(2*time.Millisecond),
-		kgo.ProducerBatchCompression(kgo.SnappyCompression()), kgo.MaxBufferedRecords(1<<20), kgo.FetchMaxWait(100*time.Millisecond))
+	ctx, over := j.during(ctx)
+	defer over()
+	var ownCPU, brokerCPU float64
+	all, err := paced(ctx, o, broker, "live", "scored", func() { ownCPU, brokerCPU = selfCPU(), processCPU(broker.PID()) })
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	total := o.rate * o.seconds
-	sent, got := make([]time.Duration, total), make([]time.Duration, total)
-	start := time.Now()
-	var reading sync.WaitGroup
-	rctx, stop := context.WithCancel(ctx)
-	defer stop()
-	var lost error
-	go func() {
-		select {
-		case <-j.ended:
-			stop()
-		case <-rctx.Done():
-		}
-	}()
-	reading.Go(func() {
-		for n := 0; n < total && rctx.Err() == nil; {
-			fetches := c.PollFetches(rctx)
-			now := time.Since(start)
-			fetches.EachRecord(func(r *kgo.Record) {
-				var line struct {
-					ID int `json:"id"`
-				}
-				if err := json.Unmarshal(r.Value, &line); err != nil || line.ID >= total {
-					lost = fmt.Errorf("reading a score: %q", r.Value)
-				} else if got[line.ID] == 0 {
-					got[line.ID] = now
-					n++
-				}
-			})
-		}
-	})
-	gctx, stopRows := context.WithCancel(ctx)
-	g := newGenerator(gctx)
-	usageBefore, brokerBefore := selfCPU(), processCPU(broker.PID())
-	var failed error
-	var mu sync.Mutex
-	pace(ctx, start, o.rate, total, func(i int) {
-		value := g.next(nil, i)
-		sent[i] = time.Since(start)
-		c.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
-			if err != nil {
-				mu.Lock()
-				failed = err
-				mu.Unlock()
-			}
-		})
-	})
-	stopRows()
-	time.AfterFunc(30*time.Second, stop)
-	reading.Wait()
-	ownCPU, brokerCPU := selfCPU()-usageBefore, processCPU(broker.PID())-brokerBefore
+	ownCPU, brokerCPU = selfCPU()-ownCPU, processCPU(broker.PID())-brokerCPU
 	u, _, err := j.end()
-	if err = errors.Join(err, failed, lost); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	var all []float64
-	missing := 0
-	for i := total / 5; i < total; i++ { // the first fifth is start-up
-		if got[i] == 0 {
-			missing++
-			continue
-		}
-		all = append(all, float64(got[i]-sent[i])/1e6)
-	}
-	if missing > 0 {
-		return nil, fmt.Errorf("%d of %d events have no score", missing, total)
-	}
-	slices.Sort(all)
-	n := float64(total) / 1e6
+	n := float64(o.rate*o.seconds) / 1e6
 	return []figure{
 		value("stream_rate", float64(o.rate), "events/s"),
 		value("stream_p50", all[len(all)/2], "ms"),
@@ -401,6 +373,89 @@ func latency(ctx context.Context, o options, self, dir string, broker *component
 		value("stream_generator_cpu", ownCPU/n, "CPU s/M events"),
 		value("stream_rss", u.rss, "MB"),
 	}, nil
+}
+
+const (
+	// foremost are the events that a job has to score before the others come.
+	foremost = 1000
+	// Within these times the first score has to come, and the last after the last event.
+	firstIn = 3 * time.Minute
+	lastIn  = 30 * time.Second
+)
+
+// paced lets events come into a topic at a rate, and gives the milliseconds from before each is sent until its
+// score is read, in order, the first fifth left out. The first of all are sent before the others, and begin is
+// called when one of them is scored: a job has to have started.
+func paced(ctx context.Context, o options, broker *components.Broker, in, out string, begin func()) ([]float64, error) {
+	c, err := kgo.NewClient(kgo.SeedBrokers(broker.Addr), kgo.DefaultProduceTopic(in), kgo.ConsumeTopics(out), kgo.ProducerLinger(2*time.Millisecond),
+		kgo.ProducerBatchCompression(kgo.SnappyCompression()), kgo.MaxBufferedRecords(1<<20), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	total := o.rate * o.seconds
+	sent, got := make([]time.Duration, total), make([]time.Duration, total)
+	start := time.Now()
+	working := make(chan struct{})
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	reading.Go(func() {
+		for n := 0; n < total && ctx.Err() == nil; {
+			fetches := c.PollFetches(ctx)
+			now := time.Since(start)
+			fetches.EachRecord(func(r *kgo.Record) {
+				var line struct {
+					ID int `json:"id"`
+				}
+				if err := json.Unmarshal(r.Value, &line); err != nil || line.ID >= total {
+					stop(fmt.Errorf("reading a score: %q", r.Value))
+				} else if got[line.ID] == 0 {
+					if n == 0 {
+						close(working)
+					}
+					got[line.ID] = now
+					n++
+				}
+			})
+		}
+	})
+	rows, stopRows := context.WithCancel(context.WithoutCancel(ctx)) // sending may wait for the next row
+	defer stopRows()
+	g := newGenerator(rows)
+	send := func(i int) {
+		value := g.next(nil, i)
+		sent[i] = time.Since(start)
+		c.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				stop(fmt.Errorf("sending an event: %w", err))
+			}
+		})
+	}
+	for i := range min(foremost, total) {
+		send(i)
+	}
+	select {
+	case <-working:
+	case <-time.After(firstIn):
+		stop(fmt.Errorf("no score came within %v", firstIn))
+	case <-ctx.Done():
+	}
+	begin()
+	pace(ctx, time.Now(), o.rate, total-foremost, func(i int) { send(foremost + i) })
+	late := time.AfterFunc(lastIn, func() { stop(fmt.Errorf("not all events had a score %v after the last", lastIn)) })
+	defer late.Stop()
+	reading.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	var all []float64
+	for i := total / 5; i < total; i++ {
+		all = append(all, float64(got[i]-sent[i])/1e6)
+	}
+	slices.Sort(all)
+	return all, nil
 }
 
 // pace calls send for each of so many events at a rate a second.

@@ -1,0 +1,582 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"mime/multipart"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/apache/beam/sdks/v2/go/pkg/beam"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace-ml/millrace/models/registry"
+	"github.com/millrace-ml/millrace/pipelines/runner"
+	"github.com/millrace-ml/millrace/pipelines/runner/flink"
+	"github.com/millrace-ml/millrace/pipelines/runner/flink/local"
+	"github.com/millrace-ml/millrace/pipelines/scoring"
+	"github.com/millrace-ml/millrace/testing/components"
+	"github.com/millrace-ml/millrace/transforms/feature"
+)
+
+const (
+	// checkpointEvery is the time between two checkpoints of both.
+	checkpointEvery = 5 * time.Second
+	// alikeEvents are scored by both to see that they do the same.
+	alikeEvents = 200_000
+	// alikeWithin is how far two scores of one event may be apart.
+	alikeWithin = 1e-6
+)
+
+// flinkGraph runs the scoring graph on a cluster from topic to topic, until it is interrupted.
+func flinkGraph(ctx context.Context, o options) error {
+	cluster, err := local.Open(o.cluster)
+	if err != nil {
+		return err
+	}
+	f, err := flink.Parse(strings.FieldsFunc(o.flink, func(r rune) bool { return r == ',' }))
+	if err != nil {
+		return err
+	}
+	f.Name, f.Endpoint, f.REST = "bench", cluster.JobServer(), cluster.REST()
+	f.Environment, f.EnvironmentConfig = cluster.Environment()
+	if f.CheckpointInterval == 0 {
+		f.CheckpointInterval = checkpointEvery
+	}
+	if f.Parallelism, err = strconv.Atoi(o.parallelism); err != nil {
+		return err
+	}
+	u, err := useCase()
+	if err != nil {
+		return err
+	}
+	u.Stream.Idle = 0
+	plan, err := scoring.New(ctx, u, scoring.Options{
+		Sources: []string{o.in}, Sink: o.out, DeadLetters: filepath.Join(filepath.Dir(o.registry), "dead") + "/", Registry: o.registry, Shards: f.Shards,
+		Stream: &scoring.Stream{Order: feature.Arrival, Cores: 2, Parallelism: f.Parallelism, KeyGroups: f.MaxParallelism},
+	})
+	if err != nil {
+		return err
+	}
+	p, s := beam.NewPipelineWithRoot()
+	scoring.Build(s, plan)
+	_, err = runner.Engine{Name: runner.Flink, Flink: f}.Run(ctx, p)
+	return err
+}
+
+// profileVariable names the file that a worker writes its CPU profile to, up to the signal that asks for it.
+const profileVariable = "MILLRACE_BENCH_PROFILE"
+
+func profileWorker() {
+	path := os.Getenv(profileVariable)
+	if path == "" {
+		return
+	}
+	f, err := os.Create(path)
+	if err == nil {
+		err = pprof.StartCPUProfile(f)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return
+	}
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	go func() {
+		<-asked
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}()
+}
+
+// contender is a job that is measured on Flink.
+type contender struct {
+	name  string
+	start func(ctx context.Context, r *flinkRun) (context.Context, func(), error)
+}
+
+// flinkRun is one run of a contender on a cluster of its own.
+type flinkRun struct {
+	bench       *flinkBench
+	in, out     string
+	parallelism int
+	cluster     *local.Cluster
+	rest        *flink.Cluster
+}
+
+// flinkBench is what all runs have in common.
+type flinkBench struct {
+	options
+	self, dir string
+	broker    *components.Broker
+	jar       string // the peer
+	runs      int
+}
+
+// flinkCost is what a run took.
+type flinkCost struct {
+	rate, cpu, workers float64 // events a second, CPU seconds a million events, of all and of our workers
+	p50, p99           float64 // ms
+}
+
+// measureFlink lets the scoring graph and the peer drain one topic in turns, and then score events that come at
+// a rate, each time on a cluster of its own.
+func measureFlink(ctx context.Context, o options, self, dir string) ([]figure, error) {
+	return withBroker(ctx, self, dir, func(broker *components.Broker) (out []figure, err error) {
+		b := &flinkBench{options: o, self: self, dir: dir, broker: broker}
+		if o.profile != "" {
+			path, err := filepath.Abs(o.profile + ".flink")
+			if err == nil {
+				err = os.Setenv(profileVariable, path)
+			}
+			if err != nil {
+				return nil, err
+			}
+			defer os.Remove(path)
+		}
+		if b.jar, err = flinkPeer(ctx); err != nil {
+			return nil, err
+		}
+		if err := exportModel(ctx, filepath.Join(dir, "registry"), filepath.Join(dir, "model")); err != nil {
+			return nil, fmt.Errorf("writing the model for the peer: %w", err)
+		}
+		sides := []contender{{"flink", startGraph}, {"flink_java", startPeer}}
+		alike, err := b.alike(ctx, sides)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, alike)
+		b.fill(ctx, "payments", 4, o.events)
+		for _, text := range strings.Split(o.parallelism, ",") {
+			p, err := strconv.Atoi(text)
+			if err != nil {
+				return nil, fmt.Errorf("-parallelism: %w", err)
+			}
+			more, err := b.compare(ctx, sides, p)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, more...)
+		}
+		return out, nil
+	})
+}
+
+// fill makes a topic of events.
+func (b *flinkBench) fill(ctx context.Context, topic string, partitions, events int) {
+	say("filling a topic with %d events", events)
+	b.broker.CreateTopic(topic, partitions)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	b.broker.Fill(topic, events, newGenerator(ctx).next)
+}
+
+// compare measures both sides at a parallelism.
+func (b *flinkBench) compare(ctx context.Context, sides []contender, parallelism int) ([]figure, error) {
+	costs := map[string][]flinkCost{}
+	for turn := range b.pairs {
+		for _, side := range sides {
+			c, err := b.drain(ctx, side, parallelism)
+			if err != nil {
+				return nil, err
+			}
+			costs[side.name] = append(costs[side.name], c)
+			say("turn %d %-10s p%d %8.0f events/s  %5.2f CPU s/M, of it %.2f of workers", turn+1, side.name, parallelism, c.rate, c.cpu, c.workers)
+		}
+	}
+	late := map[string]flinkCost{}
+	for _, side := range sides {
+		c, err := b.latency(ctx, side, parallelism)
+		if err != nil {
+			return nil, err
+		}
+		late[side.name] = c
+		say("       %-10s p%d p50 %.0f ms, p99 %.0f ms, %.2f CPU s/M at %d events/s", side.name, parallelism, c.p50, c.p99, c.cpu, b.rate)
+	}
+	name := func(side, what string) string { return fmt.Sprintf("%s_p%d%s", side, parallelism, what) }
+	ours, theirs := sides[0].name, sides[1].name
+	var out []figure
+	for _, m := range []struct {
+		what, unit string
+		of         func(flinkCost) float64
+		judge      func(figure) figure
+	}{
+		{"", "events/s", func(c flinkCost) float64 { return c.rate }, func(f figure) figure { return f.atLeast(1) }},
+		{"_cpu", "CPU s/M events", func(c flinkCost) float64 { return c.cpu }, func(f figure) figure { return f.atMost(1) }},
+	} {
+		a, b := each(costs[ours], m.of), each(costs[theirs], m.of)
+		ratios := make([]float64, len(a))
+		for i := range a {
+			ratios[i] = a[i] / b[i]
+		}
+		out = append(out, value(name(theirs, m.what), median(b), m.unit),
+			m.judge(value(name(ours, m.what), median(a), m.unit).over(name(theirs, m.what), median(ratios))))
+	}
+	out = append(out, value(name(ours, "_cpu_workers"), median(each(costs[ours], func(c flinkCost) float64 { return c.workers })), "CPU s/M events"))
+	for _, m := range []struct {
+		what, unit string
+		of         func(flinkCost) float64
+	}{
+		{"_p50", "ms", func(c flinkCost) float64 { return c.p50 }},
+		{"_p99", "ms", func(c flinkCost) float64 { return c.p99 }},
+		{"_paced_cpu", "CPU s/M events", func(c flinkCost) float64 { return c.cpu }},
+	} {
+		a, b := m.of(late[ours]), m.of(late[theirs])
+		out = append(out, value(name(theirs, m.what), b, m.unit), value(name(ours, m.what), a, m.unit).over(name(theirs, m.what), a/b))
+	}
+	return out, nil
+}
+
+// run lets a side score from topic to topic on a new cluster while f looks on.
+func (b *flinkBench) run(ctx context.Context, side contender, in string, parallelism int, f func(context.Context, *flinkRun) error) (err error) {
+	b.runs++
+	r := &flinkRun{bench: b, in: in, out: fmt.Sprintf("scores%d", b.runs), parallelism: parallelism}
+	b.broker.CreateTopic(r.out, 4)
+	dir := filepath.Join(b.dir, fmt.Sprintf("flink%d", b.runs))
+	r.cluster, err = local.Up(ctx, local.Options{
+		Dir: dir, Slots: parallelism, Tied: true, Settings: map[string]string{"web.submit.enable": "true"}, Progress: func(text string) {
+			if strings.HasPrefix(text, "installing") {
+				say("%s", text)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, r.cluster.Down(context.WithoutCancel(ctx)), os.RemoveAll(dir)) // checkpoints too
+	}()
+	if r.rest, err = flink.Open(r.cluster.REST()); err != nil {
+		return err
+	}
+	during, end, err := side.start(ctx, r)
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", side.name, err)
+	}
+	err = f(during, r)
+	if err == nil {
+		err = r.fault(ctx)
+	}
+	end()
+	if err != nil {
+		return fmt.Errorf("measuring %s at a parallelism of %d: %w", side.name, parallelism, err)
+	}
+	_, err = b.broker.Admin().DeleteTopic(ctx, r.out) // it is large
+	return err
+}
+
+// fault is what went wrong in the run's job, which Flink would have started again.
+func (r *flinkRun) fault(ctx context.Context) error {
+	jobs, err := r.rest.Jobs(ctx)
+	if err != nil || len(jobs) == 0 {
+		return err
+	}
+	why, _, err := r.rest.Failure(ctx, jobs[0].ID)
+	if why != "" {
+		err = fmt.Errorf("the job failed on the way: %s", why)
+	}
+	return err
+}
+
+// drain measures a side by the topic of payments, from its first score to the last.
+func (b *flinkBench) drain(ctx context.Context, side contender, parallelism int) (c flinkCost, err error) {
+	err = b.run(ctx, side, "payments", parallelism, func(ctx context.Context, r *flinkRun) error {
+		var jvms, workers float64
+		n, secs, err := arrivals(ctx, b.broker, r.out, int64(b.events), func() { jvms, workers = spent(r.cluster) })
+		if err != nil {
+			return err
+		}
+		jvmsEnd, workersEnd := spent(r.cluster)
+		c.rate, c.workers = float64(n)/secs, (workersEnd-workers)/float64(n)*1e6
+		c.cpu = c.workers + (jvmsEnd-jvms)/float64(n)*1e6
+		time.Sleep(time.Second)
+		if n, err := filled(ctx, b.broker, r.out); err != nil || n != int64(b.events) {
+			return errors.Join(err, fmt.Errorf("%d scores of %d events", n, b.events))
+		}
+		return r.profile()
+	})
+	return c, err
+}
+
+// latency measures a side by events that come at a rate.
+func (b *flinkBench) latency(ctx context.Context, side contender, parallelism int) (c flinkCost, err error) {
+	live := fmt.Sprintf("live%d", b.runs)
+	b.broker.CreateTopic(live, 4)
+	err = b.run(ctx, side, live, parallelism, func(ctx context.Context, r *flinkRun) error {
+		var jvms, workers float64
+		all, err := paced(ctx, b.options, b.broker, live, r.out, func() { jvms, workers = spent(r.cluster) })
+		if err != nil {
+			return err
+		}
+		jvmsEnd, workersEnd := spent(r.cluster)
+		c.cpu = (jvmsEnd + workersEnd - jvms - workers) / float64(b.rate*b.seconds) * 1e6
+		c.p50, c.p99 = all[len(all)/2], all[len(all)*99/100]
+		return nil
+	})
+	return c, err
+}
+
+// alike lets both sides score a topic of one partition, whose order both keep, and tells which share of the
+// scores agree.
+func (b *flinkBench) alike(ctx context.Context, sides []contender) (figure, error) {
+	n := min(b.events, alikeEvents)
+	b.fill(ctx, "alike", 1, n)
+	var scores [][]float64
+	for _, side := range sides {
+		err := b.run(ctx, side, "alike", 1, func(ctx context.Context, r *flinkRun) error {
+			if _, _, err := arrivals(ctx, b.broker, r.out, int64(n), nil); err != nil {
+				return err
+			}
+			of, err := readTopic(ctx, b.broker.Addr, r.out, n)
+			scores = append(scores, of)
+			return err
+		})
+		if err != nil {
+			return figure{}, err
+		}
+	}
+	same := 0
+	for i := range n {
+		if math.Abs(scores[0][i]-scores[1][i]) <= alikeWithin {
+			same++
+		}
+	}
+	share := float64(same) / float64(n)
+	say("%.4f of the scores agree", share)
+	return value("flink_alike", share, "share of scores").atLeast(0.99), nil
+}
+
+// readTopic reads the scores of n events, by id; each has to be there once.
+func readTopic(ctx context.Context, addr, topic string, n int) ([]float64, error) {
+	c, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumeTopics(topic))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	scores := make([]float64, n)
+	for i := range scores {
+		scores[i] = math.NaN()
+	}
+	for read := 0; read < n; {
+		fetches := c.PollFetches(ctx)
+		if err := errors.Join(fetches.Err(), ctx.Err()); err != nil {
+			return nil, err
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			var line struct {
+				ID    int
+				Score float64
+			}
+			if jerr := json.Unmarshal(r.Value, &line); jerr != nil || line.ID < 0 || line.ID >= n || !math.IsNaN(scores[line.ID]) {
+				err = fmt.Errorf("a line is wrong or stands twice: %s", r.Value)
+				return
+			}
+			scores[line.ID] = line.Score
+			read++
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return scores, nil
+}
+
+// spent is the CPU seconds so far of a cluster's own processes, and of the workers that its TaskManager started.
+func spent(c *local.Cluster) (jvms, workers float64) {
+	for _, pid := range c.PIDs() {
+		jvms += processCPU(pid)
+	}
+	pids, _ := c.Children(0)
+	for _, pid := range pids {
+		workers += processCPU(pid)
+	}
+	return jvms, workers
+}
+
+// startGraph starts the scoring graph, by a process that submits it.
+func startGraph(ctx context.Context, r *flinkRun) (context.Context, func(), error) {
+	b := r.bench
+	j, err := startProcess(exec.Command(b.self, "-child", "flink", "-in", "kafka://"+b.broker.Addr+"/"+r.in, "-out", "kafka://"+b.broker.Addr+"/"+r.out,
+		"-registry", filepath.Join(b.dir, "registry"), "-cluster", r.cluster.Dir(), "-parallelism", strconv.Itoa(r.parallelism), "-flink", b.flink))
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, over := j.during(ctx)
+	return ctx, func() {
+		over()
+		_ = j.cmd.Process.Signal(os.Interrupt)
+		<-j.ended
+	}, nil
+}
+
+// profile waits for the profile of the run's workers, if one is asked for.
+func (r *flinkRun) profile() error {
+	path := os.Getenv(profileVariable)
+	if path == "" {
+		return nil
+	}
+	pids, err := r.cluster.Workers(0)
+	if err != nil || len(pids) == 0 {
+		return err // the peer has none
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil {
+			return err
+		}
+	}
+	time.Sleep(2 * time.Second)
+	return os.Rename(path, fmt.Sprintf("%s%d", path, r.parallelism))
+}
+
+// startPeer sends the peer's jar to the cluster, and starts it there.
+func startPeer(ctx context.Context, r *flinkRun) (context.Context, func(), error) {
+	b := r.bench
+	id, err := r.upload(ctx, b.jar)
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := json.Marshal(map[string]any{"entryClass": "bench.Fraud", "programArgsList": []string{
+		b.broker.Addr, r.in, r.out, filepath.Join(b.dir, "model"), strconv.Itoa(r.parallelism), strconv.FormatInt(checkpointEvery.Milliseconds(), 10),
+	}})
+	if err == nil {
+		err = r.post(ctx, "/jars/"+id+"/run", "application/json", bytes.NewReader(body), &struct{}{})
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	go func() { // a job that fails would start again for ever
+		for ctx.Err() == nil {
+			if err := r.fault(ctx); err != nil {
+				end(err)
+			}
+			time.Sleep(time.Second)
+		}
+	}()
+	return ctx, func() { end(nil) }, nil
+}
+
+func (r *flinkRun) upload(ctx context.Context, jar string) (id string, err error) {
+	text, err := os.ReadFile(jar)
+	if err != nil {
+		return "", err
+	}
+	var form bytes.Buffer
+	w := multipart.NewWriter(&form)
+	part, err := w.CreateFormFile("jarfile", "peer.jar")
+	if err != nil {
+		return "", err
+	}
+	_, err = part.Write(text)
+	if err := errors.Join(err, w.Close()); err != nil {
+		return "", err
+	}
+	var answer struct{ Filename string }
+	err = r.post(ctx, "/jars/upload", w.FormDataContentType(), &form, &answer)
+	return filepath.Base(answer.Filename), err
+}
+
+func (r *flinkRun) post(ctx context.Context, path, kind string, body io.Reader, answer any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+r.cluster.REST()+path, body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", kind)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s: %s", path, resp.Status, text[:min(len(text), 2000)])
+	}
+	if err == nil {
+		err = json.Unmarshal(text, answer)
+	}
+	return err
+}
+
+// exportModel writes the files of the champion into a folder, as the peer reads them.
+func exportModel(ctx context.Context, from, to string) error {
+	r, err := registry.Open(ctx, from, nil)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	bundle, err := r.Get(ctx, "fraud")
+	if err != nil {
+		return err
+	}
+	files, err := bundle.Model.Files()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(to, name), text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+//go:embed flinkpeer
+var flinkPeerSource embed.FS
+
+// flinkPeer is the jar of the peer, which is built once, into the folder millrace/bench of the user's cache.
+func flinkPeer(ctx context.Context) (jar string, err error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	sum, names := sha256.New(), []string{"pom.xml", "Fraud.java"}
+	files := map[string][]byte{}
+	for _, name := range names {
+		if files[name], err = flinkPeerSource.ReadFile("flinkpeer/" + name); err != nil {
+			return "", err
+		}
+		sum.Write(files[name])
+	}
+	jar = filepath.Join(cache, "millrace", "bench", fmt.Sprintf("flinkpeer-%x.jar", sum.Sum(nil)[:8]))
+	if _, err := os.Stat(jar); err == nil {
+		return jar, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(jar), 0o755); err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(jar), "flinkpeer-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	for _, name := range names {
+		if err := os.WriteFile(filepath.Join(dir, name), files[name], 0o600); err != nil {
+			return "", err
+		}
+	}
+	say("building the peer")
+	cmd := exec.CommandContext(ctx, "mvn", "-B", "-q", "package")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the peer on Flink with Maven (and a JDK of 17 or later): %w: %s", err, out[max(0, len(out)-2000):])
+	}
+	return jar, os.Rename(filepath.Join(dir, "target", "fraud-1.jar"), jar)
+}
