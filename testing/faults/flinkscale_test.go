@@ -97,7 +97,7 @@ func (s *scale) measure(broker *components.Broker) {
 	s.admin = broker.Admin()
 	heap := int64(*flinkHeap) << 20
 	if heap == 0 {
-		heap = 1<<30 + 400*int64(s.terminals)
+		heap = 1<<30 + 200*int64(s.terminals)
 	}
 	s.cluster = components.Flink(t, local.Options{Slots: 2, Heap: heap})
 
