@@ -96,13 +96,26 @@ func (c *common) run(ctx context.Context, pr *progress, p *beam.Pipeline) (runne
 func reporter(pr *progress) flink.Progress {
 	var once sync.Once
 	var state flink.State
+	var trouble string
 	return func(d flink.Detail) {
 		once.Do(func() { pr.say("job %s is Flink's %s", d.Name, d.ID) })
 		if d.State != state {
 			state = d.State
-			pr.say("the job is %s", state)
+			if d.Failure != "" {
+				pr.say("the job is %s: %s", state, d.Failure)
+			} else {
+				pr.say("the job is %s", state)
+			}
 		}
 		pr.hear(d, time.Now())
+		switch {
+		case d.Trouble == trouble:
+		case d.Trouble == "":
+			pr.say("checkpoints complete again")
+		default:
+			pr.say("%s", d.Trouble)
+		}
+		trouble = d.Trouble
 	}
 }
 

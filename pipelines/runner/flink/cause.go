@@ -26,6 +26,9 @@ func Cause(trace string) string {
 	root := ""
 	for _, l := range lines {
 		if said, ok := strings.CutPrefix(l, "Caused by: "); ok {
+			if _, inner, ok := strings.Cut(said, ": "); ok && strings.HasSuffix(root, inner) {
+				continue // the outer one says more: of which program, which file
+			}
 			root = said
 		} else if root == "" {
 			root = l
@@ -62,10 +65,21 @@ var hopeless = []struct {
 	say   string
 }{
 	{regexp.MustCompile(`shardstate: (foreign|corrupt) state|shardstate: shard too large`), ""},
-	{regexp.MustCompile(`Cannot run program "`), "PROCESS needs Beam's boot on each TaskManager's machine, at the path that environment_config gives"},
-	{regexp.MustCompile(`Cannot (connect to the Docker daemon|find docker)|docker: not found`), "DOCKER needs docker on each TaskManager's machine: use EXTERNAL or PROCESS"},
+	{regexp.MustCompile(`Cannot run program "docker"|Cannot (connect to the Docker daemon|find docker)|docker: not found`), dockerHint},
+	{regexp.MustCompile(`Cannot run program ".*error=13,`), executeHint},
+	{regexp.MustCompile(`Cannot run program "`), bootHint},
 	{regexp.MustCompile(`exec format error`), "the worker was built for another machine: give worker_binary, built for the TaskManagers'"},
 	{regexp.MustCompile(`InvalidClassException|NoSuchMethodError|IncompatibleClassChangeError|NoClassDefFoundError`), "the job server was made for another version of Flink than the cluster's"},
 }
 
-var noPool = regexp.MustCompile(`UNAVAILABLE[^\n]*|Connection refused`)
+const (
+	dockerHint  = "DOCKER needs docker on each TaskManager's machine: install it there, or use EXTERNAL or PROCESS"
+	executeHint = "the TaskManager may not execute it: make it executable (chmod +x), on a disk that isn't mounted noexec"
+	bootHint    = "PROCESS needs Beam's boot on each TaskManager's machine, at the path that environment_config gives"
+)
+
+// hopelessAtFirst are those from which one helps once the job has worked, by environment.
+var hopelessAtFirst = map[string]*regexp.Regexp{
+	External: regexp.MustCompile(`UNAVAILABLE[^\n]*|UNIMPLEMENTED[^\n]*|Connection refused`),
+	Process:  regexp.MustCompile(`Process died with exit code`),
+}

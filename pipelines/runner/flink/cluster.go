@@ -69,7 +69,7 @@ func (c *Cluster) call(ctx context.Context, method, path string, in, out any) er
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("asking Flink at %s: %w: is that the address of its REST interface?", redact(c.url), scrub(err, c.url))
+		return fmt.Errorf("asking Flink at %s: %w: %s", redact(c.url), scrub(err, c.url), restHint)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
@@ -83,16 +83,18 @@ func (c *Cluster) call(ctx context.Context, method, path string, in, out any) er
 		if resp.StatusCode == http.StatusNotFound && strings.HasPrefix(path, "/jobs/") {
 			return fmt.Errorf("%w: %s", ErrNoJob, cmp.Or(said, path))
 		}
-		return fmt.Errorf("asking Flink at %s: %s: %s", redact(c.url), resp.Status, cmp.Or(said, "is that its REST interface?"))
+		return fmt.Errorf("asking Flink at %s: %s: %s", redact(c.url), resp.Status, cmp.Or(said, restHint))
 	}
 	if out == nil {
 		return nil
 	}
 	if err := json.Unmarshal(text, out); err != nil {
-		return fmt.Errorf("asking Flink at %s: %w: is that its REST interface?", redact(c.url), err)
+		return fmt.Errorf("asking Flink at %s: what answers is another web server (%w): %s", redact(c.url), err, restHint)
 	}
 	return nil
 }
+
+const restHint = "is that the address of its REST interface? Start the cluster, or give the address of its dashboard as rest"
 
 // Overview is what a cluster has.
 type Overview struct {
@@ -105,7 +107,7 @@ type Overview struct {
 // Overview asks for it.
 func (c *Cluster) Overview(ctx context.Context) (o Overview, err error) {
 	if err = c.call(ctx, http.MethodGet, "/overview", nil, &o); err == nil && o.Version == "" {
-		err = fmt.Errorf("asking Flink at %s: it doesn't say its version: is that its REST interface?", redact(c.url))
+		err = fmt.Errorf("asking Flink at %s: it doesn't say its version: %s", redact(c.url), restHint)
 	}
 	return o, err
 }
@@ -209,6 +211,10 @@ type Detail struct {
 	// that completed.
 	Checkpoints, FailedCheckpoints int
 	LastCheckpoint                 time.Time
+	// Failure is, while a job that is waited for doesn't run, why it failed last.
+	Failure string
+	// Trouble is why the checkpoints of a job that is waited for fail, and what to do; empty if they don't.
+	Trouble string
 }
 
 // endOfTime is less than what Beam and Flink give as watermark when there is nothing more, in milliseconds.

@@ -12,14 +12,20 @@
 // # Errors
 //
 // [Options.Validate] reports all faults of the options; an address that answers nothing, or the wrong
-// thing, too few slots, a job server of another version of Beam, state of another meaning ([ErrState]) are
-// errors before anything starts. [ErrFailed] wraps what made a job fail, at its root; [ErrCancelled] reports
-// one that somebody else ended. A job that fails in a way that a restart doesn't mend is cancelled.
+// thing, too few slots, a job server of another version of Beam, state of another meaning ([ErrState]), and a
+// missing pool beside a TaskManager on this machine are errors before anything starts. [ErrFailed] wraps what
+// made a job fail, at its root; [ErrCancelled] reports one that somebody else ended. A job that fails in a way
+// that a restart doesn't mend is cancelled. A stream outlives checkpoints that fail: [Detail].Trouble says why
+// they do and what to do.
 //
 // # Non-obvious
 //
 // Bundles end before each checkpoint (finish_bundle_before_checkpointing): else what a stage gives at its end
 // waits for the stage's next bundle, which a source's shard never gets.
+//
+// By default the runner lets a stream fail with a checkpoint: on a full disk it would start again, and replay, as
+// often as a checkpoint is due (fail_on_checkpointing_errors=false). Flink's history of checkpoints says that one
+// failed, and not why; one that is asked for by REST says it.
 //
 // parallelism must be a number. As text the worker can't read it and ends; its job waits for ever.
 //

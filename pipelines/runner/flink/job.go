@@ -48,6 +48,7 @@ type Job struct {
 	last      int  // number of the checkpoint after which a drained stream is done
 	complete  bool // it was
 	blind     int  // looks in a row that saw nothing
+	doubt     doubt
 }
 
 // Close gives the connections up. It does not end the job, except in LOOPBACK, whose workers end here.
@@ -183,9 +184,14 @@ func (j *Job) look(ctx context.Context) (Detail, error) {
 		j.ended = d.State
 		return d, nil
 	}
-	if err := j.despair(ctx); err != nil {
+	why, err := j.despair(ctx)
+	if err != nil {
 		return d, err
 	}
+	if d.State != "RUNNING" {
+		d.Failure = why
+	}
+	d.Trouble = j.trouble(ctx, d)
 	if j.stream && !j.stopped && drained(d) {
 		switch {
 		case j.last == 0: // one may run already: the second from now begins after all was done
@@ -244,15 +250,15 @@ func drained(d Detail) bool {
 	return marks > 0
 }
 
-// despair cancels a job that fails in a way that a restart doesn't mend.
-func (j *Job) despair(ctx context.Context) error {
+// despair cancels a job that fails in a way that a restart doesn't mend, and tells why one failed last.
+func (j *Job) despair(ctx context.Context) (short string, err error) {
 	short, full, err := j.cluster.Failure(ctx, j.flink)
 	if err != nil || full == "" {
-		return nil // the next look tells
+		return "", nil // the next look tells
 	}
 	say, ok := j.hopeless(full)
 	if !ok {
-		return nil
+		return short, nil
 	}
 	err = fmt.Errorf("%w: %s", ErrFailed, short)
 	if say != "" {
@@ -261,7 +267,7 @@ func (j *Job) despair(ctx context.Context) error {
 	if cerr := j.stop(ctx, StopCancel); cerr != nil {
 		err = errors.Join(err, cerr)
 	}
-	return err
+	return short, err
 }
 
 func (j *Job) hopeless(trace string) (say string, ok bool) {
@@ -271,10 +277,13 @@ func (j *Job) hopeless(trace string) (say string, ok bool) {
 		}
 	}
 	// A pool that was there comes back, perhaps; one that never was doesn't.
-	if pool := j.options.EnvironmentConfig; j.options.Environment == External && !j.worked && noPool.MatchString(trace) {
-		return fmt.Sprintf("no worker pool answers the TaskManagers at %s: start `boot --worker_pool` beside each of them, or give its address as environment_config", pool), true
+	if first := hopelessAtFirst[j.options.Environment]; j.worked || first == nil || !first.MatchString(trace) {
+		return "", false
 	}
-	return "", false
+	if j.options.Environment == External {
+		return poolHint(j.options.EnvironmentConfig), true
+	}
+	return "what environment_config names has ended at once: is it Beam's boot? What it and the worker said is in the TaskManager's log", true
 }
 
 // stop ends the job.

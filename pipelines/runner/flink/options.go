@@ -139,6 +139,7 @@ var refused = map[string]string{
 	"finish_bundle_before_checkpointing":  "it is always on: without it parts of a job may never start",
 	"shutdown_sources_after_idle_ms":      "no checkpoint of a stream completes with it, and bounded jobs end without it",
 	"tolerable_checkpoint_failure_number": "the runner ignores it",
+	"fail_on_checkpointing_errors":        "it is always off: a stream goes on without checkpoints, says why they fail, and has them again when they don't",
 	"environment_cache_millis":            "the runner ignores it unless Beam is in the TaskManagers' own class path",
 	"checkpointing_mode":                  "state is exactly once, always",
 	"num_concurrent_checkpoints":          "one checkpoint runs at a time, always",
@@ -212,8 +213,7 @@ func (o Options) Validate(stream bool) error {
 		if d.EnvironmentConfig == "" {
 			fault("environment_config: for PROCESS give the path of Beam's boot on the TaskManagers' machines")
 		} else if strings.HasPrefix(d.EnvironmentConfig, "{") {
-			var c struct{ Command string }
-			if err := json.Unmarshal([]byte(d.EnvironmentConfig), &c); err != nil || c.Command == "" {
+			if command(d.EnvironmentConfig) == "" {
 				fault(`environment_config: for PROCESS give a path, or JSON as {"command":"/opt/boot"}`)
 			}
 		}
@@ -249,6 +249,16 @@ func (o Options) Validate(stream bool) error {
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)
+}
+
+// command is the path of boot in the configuration of PROCESS, a path or JSON; empty if the JSON has none.
+func command(config string) string {
+	if !strings.HasPrefix(config, "{") {
+		return config
+	}
+	var c struct{ Command string }
+	_ = json.Unmarshal([]byte(config), &c)
+	return c.Command
 }
 
 func (o Options) validateStream(fault func(string, ...any)) {
@@ -331,6 +341,7 @@ func (o Options) beam(stream bool) map[string]*structpb.Value {
 	v["min_pause_between_checkpoints"] = millis(o.MinPause)
 	v["checkpoint_timeout_millis"] = millis(o.CheckpointTimeout)
 	v["num_concurrent_checkpoints"] = number(1)
+	v["fail_on_checkpointing_errors"] = structpb.NewBoolValue(false) // see doc.go
 	v["unaligned_checkpoint_enabled"] = structpb.NewBoolValue(o.Unaligned)
 	v["externalized_checkpoints_enabled"] = yes
 	v["retain_externalized_checkpoints_on_cancellation"] = structpb.NewBoolValue(!o.DiscardCheckpoints)

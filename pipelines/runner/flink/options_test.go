@@ -110,7 +110,7 @@ func TestBeamOptions(t *testing.T) {
 	stream := map[string]any{
 		"streaming": true, "finish_bundle_before_checkpointing": true, "parallelism": 1., "max_parallelism": 256., "sdk_worker_parallelism": 1.,
 		"max_bundle_size": 100000., "max_bundle_time_mills": 10., "checkpointing_interval": 5000., "min_pause_between_checkpoints": 500.,
-		"checkpoint_timeout_millis": 600000., "num_concurrent_checkpoints": 1., "unaligned_checkpoint_enabled": true,
+		"checkpoint_timeout_millis": 600000., "num_concurrent_checkpoints": 1., "fail_on_checkpointing_errors": false, "unaligned_checkpoint_enabled": true,
 		"externalized_checkpoints_enabled": true, "retain_externalized_checkpoints_on_cancellation": true,
 		"state_backend": "rocksdb", "state_backend_storage_path": "file:///c", "savepoint_path": "/s", "allow_non_restored_state": false,
 		"number_of_execution_retries": 5., "execution_retry_delay": 2000., "object_reuse": true, "operator_chaining": false,

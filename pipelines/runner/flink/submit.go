@@ -61,6 +61,9 @@ func Submit(ctx context.Context, p *beam.Pipeline, o Options) (_ *Job, err error
 	if err := j.ready(ctx); err != nil {
 		return nil, err
 	}
+	if err := j.place(ctx); err != nil {
+		return nil, err
+	}
 	if j.conn, err = dial(ctx, o.Endpoint); err != nil {
 		return nil, err
 	}
