@@ -289,6 +289,7 @@ func (c *Cluster) Down(ctx context.Context) error {
 			return fmt.Errorf("ending processes %v: %w", pids, err)
 		}
 	}
+	c.sweep()
 	var errs []error
 	for _, name := range []string{"conf", "log", "tmp", "ha", "zookeeper", "artifacts", "boot", "state.json.part", "state.json"} {
 		errs = append(errs, os.RemoveAll(c.path(name)))

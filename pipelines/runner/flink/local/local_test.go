@@ -227,11 +227,7 @@ func TestCluster(t *testing.T) {
 		}
 		return nil
 	})
-	for _, name := range must(filepath.Glob("/tmp/bin*/*"))(t) { // where boot puts its copies; others' tests have theirs there
-		if mine := must(os.Stat(must(os.Executable())(t)))(t); sameSize(name, mine) && !slices.Contains(before, name) {
-			t.Errorf("a copy of the binary is left: %s", name)
-		}
-	}
+	noCopies(t, before)
 	if _, err := Open(c.Dir()); !errors.Is(err, ErrNone) {
 		t.Errorf("the folder still has a cluster: %v", err)
 	}
@@ -242,6 +238,7 @@ func TestHighAvailability(t *testing.T) {
 	if os.Getenv("MILLRACE_REQUIRE") != "1" {
 		t.Skip("takes a second cluster; runs with MILLRACE_REQUIRE=1")
 	}
+	before := must(filepath.Glob("/tmp/bin*/*"))(t)
 	c := up(t, Options{HighAvailability: true})
 	job := c.submit(t, unbounded(), "survivor")
 	defer job.Close()
@@ -257,11 +254,49 @@ func TestHighAvailability(t *testing.T) {
 		s, err := cluster.Find(t.Context(), "survivor")
 		return err == nil && s.State == "RUNNING" && len(must(c.Workers(0))(t)) == 1
 	})
+	check(t, c.Down(t.Context()))
+	noCopies(t, before)
 }
 
-func sameSize(name string, as os.FileInfo) bool {
-	info, err := os.Stat(name)
-	return err == nil && info.Size() == as.Size()
+// noCopies wants no copy of this binary, not even a part of it, where boot puts its copies, but for those that were there
+// before and those of others' tests.
+func noCopies(t *testing.T, before []string) {
+	t.Helper()
+	for _, name := range must(filepath.Glob("/tmp/bin*/*"))(t) {
+		if !slices.Contains(before, name) && copyOf(name, must(os.Executable())(t)) {
+			t.Errorf("a copy of the binary is left: %s", name)
+		}
+	}
+}
+
+// TestSweep: a copy that a boot has left is removed, whole or not, and no other's.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	c := &Cluster{dir: t.TempDir()}
+	page := bytes.Repeat([]byte("this build "), 1000)
+	write := func(name string, content []byte, age time.Duration) string {
+		check(t, os.MkdirAll(filepath.Dir(name), 0o700))
+		check(t, os.WriteFile(name, content, 0o700))
+		check(t, os.Chtimes(name, time.Time{}, time.Now().Add(-age)))
+		return name
+	}
+	tmp := func() string {
+		dir := must(os.MkdirTemp("/tmp/", "bin*"))(t)
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		return filepath.Join(dir, "worker")
+	}
+	write(c.path("tmp", "boot-1", "staged", "1-worker"), page, time.Minute)
+	whole, part := write(tmp(), page, 50*time.Second), write(tmp(), page[:5000], 50*time.Second)
+	other, older := write(tmp(), bytes.ToUpper(page), 50*time.Second), write(tmp(), page, 2*time.Minute)
+	c.sweep()
+	for name, want := range map[string]bool{whole: false, part: false, other: true, older: true} {
+		if exists(name) != want {
+			t.Errorf("%s is there: %v, want %v", name, !want, want)
+		}
+	}
+	if exists(filepath.Dir(whole)) {
+		t.Error("a copy's folder is left")
+	}
 }
 
 func inside(dir, path string) bool {
