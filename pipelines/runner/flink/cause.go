@@ -26,8 +26,11 @@ func Cause(trace string) string {
 	root := ""
 	for _, l := range lines {
 		if said, ok := strings.CutPrefix(l, "Caused by: "); ok {
-			if _, inner, ok := strings.Cut(said, ": "); ok && strings.HasSuffix(root, inner) {
-				continue // the outer one says more: of which program, which file
+			if _, inner, ok := strings.Cut(said, ": "); ok {
+				outer, more := strings.CutSuffix(root, inner)
+				if more && !javaClass.MatchString(lastWord(outer)) {
+					continue // it says of which program, which file
+				}
 			}
 			root = said
 		} else if root == "" {
@@ -39,6 +42,12 @@ func Cause(trace string) string {
 		root = said
 	}
 	return shorten(root)
+}
+
+// lastWord is that of a text which goes on, as "a: b.CException: " does.
+func lastWord(s string) string {
+	s = strings.TrimSuffix(s, ": ")
+	return s[strings.LastIndexByte(s, ' ')+1:]
 }
 
 var (

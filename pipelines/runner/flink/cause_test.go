@@ -8,9 +8,10 @@ func TestCause(t *testing.T) {
 		"no column \"x\"": "java.lang.RuntimeException: Error received from SDK harness for instruction 5: process bundle failed for instruction 5 using plan S[3] : while executing Process for Plan[3] failed\n\tcaused by:\nDoFn[a.b.scoreFn;c.d/predict] failed\n\tcaused by:\nno column \"x\"\n\tat org.apache.beam.A.b(A.java:5)\n\t... 3 more\nCaused by: java.util.concurrent.ExecutionException: again\n\tat x\n",
 		"Remaining = -1":  "java.io.IOException: Serializer consumed more bytes\n\tat a.b(C.java:1)\nCaused by: java.lang.IndexOutOfBoundsException: Remaining = -1\n\t... 15 more\n",
 		"Cannot run program \"/b\": error=2, No such file": "org.apache.flink.X: outer\n\tat y\nCaused by: java.io.IOException: Cannot run program \"/b\": error=2, No such file\n\tat z\nCaused by: java.io.IOException: error=2, No such file\n\t... 3 more",
-		"java.lang.NullPointerException":                   "org.apache.flink.X: outer\n\tat y\nCaused by: java.lang.NullPointerException\n\tat z",
-		"plain":                                            "plain",
-		"":                                                 "",
+		"Process died":                   "org.apache.flink.X: open failed: java.lang.IllegalStateException: Process died\n\tat y\nCaused by: java.lang.IllegalStateException: Process died\n\t... 3 more",
+		"java.lang.NullPointerException": "org.apache.flink.X: outer\n\tat y\nCaused by: java.lang.NullPointerException\n\tat z",
+		"plain":                          "plain",
+		"":                               "",
 	} {
 		if got := Cause(trace); got != want {
 			t.Errorf("cause is %q, want %q", got, want)
