@@ -31,7 +31,11 @@
 // of another program by now. It is read from /proc: clusters are started on Linux only.
 //
 // Two boots on one machine fetch a worker's binary into the same file of /tmp, unless told otherwise. The
-// cluster's boot runs each in a folder of its own; see package worker for who removes it.
+// cluster's boot runs each in a folder of its own; see package worker for who removes it. A boot that is ended
+// before its worker runs leaves that folder, and a copy of the worker in /tmp: Down removes both.
+//
+// A pool outlives a TaskManager that is killed, and then refuses its successor's workers, which have the same
+// names: start the pool again as well.
 //
 // The released job server of Beam isn't in every Maven repository; this one is assembled from the plain
 // jars of Beam 2.70.
