@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,16 +24,12 @@ import (
 func (j *Job) place(ctx context.Context) error {
 	config := j.options.EnvironmentConfig
 	switch {
-	case j.options.Environment == Loopback || !j.cluster.near(ctx):
-		return nil
-	case j.options.Environment == External:
+	case j.options.Environment == External && j.cluster.near(ctx):
 		return pool(ctx, config)
-	case !j.cluster.sameDisk(ctx):
-		return nil
-	case j.options.Environment == Docker:
-		return docker()
+	case j.options.Environment == Process && j.cluster.near(ctx) && j.cluster.sameDisk(ctx):
+		return boot(command(config))
 	}
-	return boot(command(config))
+	return nil
 }
 
 // boot finds out whether the program is there. One without a folder is the TaskManager's to find.
@@ -49,15 +44,6 @@ func boot(path string) error {
 		return fmt.Errorf("looking for boot beside a TaskManager: %s: permission denied: %s", path, executeHint)
 	}
 	return nil
-}
-
-func docker() error {
-	for _, name := range []string{"docker", "/usr/bin/docker", "/usr/local/bin/docker", "/bin/docker", "/snap/bin/docker"} {
-		if _, err := exec.LookPath(name); err == nil {
-			return nil
-		}
-	}
-	return fmt.Errorf("looking for docker beside a TaskManager: there is none: %s", dockerHint)
 }
 
 // pool finds out whether a worker pool answers.

@@ -82,7 +82,7 @@ var hopeless = []struct {
 }
 
 const (
-	dockerHint  = "DOCKER needs docker on each TaskManager's machine: install it there, or use EXTERNAL or PROCESS"
+	dockerHint  = "DOCKER needs docker on each TaskManager's machine, and its engine: start it there, or use EXTERNAL or PROCESS"
 	executeHint = "the TaskManager may not execute it: make it executable (chmod +x), on a disk that isn't mounted noexec"
 	bootHint    = "PROCESS needs Beam's boot on each TaskManager's machine, at the path that environment_config gives"
 )

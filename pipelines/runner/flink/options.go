@@ -346,7 +346,11 @@ func (o Options) beam(stream bool) map[string]*structpb.Value {
 	v["externalized_checkpoints_enabled"] = yes
 	v["retain_externalized_checkpoints_on_cancellation"] = structpb.NewBoolValue(!o.DiscardCheckpoints)
 	if o.StateBackend != "" {
-		v["state_backend"] = structpb.NewStringValue(o.StateBackend)
+		name := o.StateBackend
+		if name == "hashmap" {
+			name = "filesystem" // the runner has kept Flink's name of old
+		}
+		v["state_backend"] = structpb.NewStringValue(name)
 	}
 	if o.StoragePath != "" {
 		v["state_backend_storage_path"] = structpb.NewStringValue(o.StoragePath)

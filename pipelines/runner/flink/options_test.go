@@ -119,6 +119,9 @@ func TestBeamOptions(t *testing.T) {
 	if d := cmp.Diff(stream, text(o, true)); d != "" {
 		t.Error(d)
 	}
+	if got := text(Options{StateBackend: "hashmap", StoragePath: "file:///c"}, true)["state_backend"]; got != "filesystem" {
+		t.Errorf("the backend hashmap is sent as %v, want the runner's name, filesystem", got)
+	}
 	if _, ok := text(Options{Parallelism: 2}, true)["operator_chaining"]; ok {
 		t.Error("a job of two subtasks is not chained")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -71,12 +72,17 @@ func (j *Job) trouble(ctx context.Context, d Detail) string {
 		}
 	default:
 	}
-	if d.State == "RUNNING" && d.FailedCheckpoints > j.doubt.failed && j.doubt.why == "" && j.doubt.asked == nil {
+	if runs(d) && d.FailedCheckpoints > j.doubt.failed && j.doubt.why == "" && j.doubt.asked == nil {
 		asked := make(chan error, 1)
 		j.doubt.asked = asked
 		go func() { asked <- j.cluster.Checkpoint(ctx, d.ID) }()
 	}
 	return j.doubt.why
+}
+
+// runs tells whether all stages of a job run: while some still start, no checkpoint can be.
+func runs(d Detail) bool {
+	return d.State == "RUNNING" && !slices.ContainsFunc(d.Vertices, func(v Vertex) bool { return v.State != "RUNNING" })
 }
 
 // passing are causes that come with a job's start and its failures, and are gone when it runs.

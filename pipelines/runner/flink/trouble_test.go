@@ -13,19 +13,22 @@ import (
 // TestTrouble: checkpoints that fail are looked into once, and forgotten when one completes.
 func TestTrouble(t *testing.T) {
 	t.Parallel()
+	starting := []Vertex{{State: "RUNNING"}, {State: "INITIALIZING"}}
 	for name, c := range map[string]struct {
 		trace string // of the checkpoint that is asked for
 		state State
 		want  string // "" for nothing to say
 		asks  int64  // at least
+		parts []Vertex
 	}{
-		"full":    {"org.apache.flink.X: Asynchronous task checkpoint failed.\n\tat a\nCaused by: java.io.IOException: No space left on device\n\tat b", "RUNNING", "checkpoints fail: No space left on device: make room where they are kept", 1},
-		"locked":  {"X: y\nCaused by: java.io.FileNotFoundException: /c/chk-3 (Permission denied)", "RUNNING", "let the JobManager and the TaskManagers write", 1},
-		"slow":    {"org.apache.flink.CheckpointException: Checkpoint expired before completing.", "RUNNING", "raise checkpoint_timeout, or give unaligned=true", 1},
-		"else":    {"java.io.IOException: x", "RUNNING", "checkpoints fail: x: look at the JobManager's log", 1},
-		"well":    {"", "RUNNING", "", 2},
-		"passing": {"X: Checkpoint triggering task Source of job 1 is not being executed at the moment. Aborting checkpoint. Failure reason: Not all required tasks are currently running.", "RUNNING", "", 2},
-		"away":    {"java.io.IOException: x", "RESTARTING", "", 0},
+		"full":     {"org.apache.flink.X: Asynchronous task checkpoint failed.\n\tat a\nCaused by: java.io.IOException: No space left on device\n\tat b", "RUNNING", "checkpoints fail: No space left on device: make room where they are kept", 1, nil},
+		"locked":   {"X: y\nCaused by: java.io.FileNotFoundException: /c/chk-3 (Permission denied)", "RUNNING", "let the JobManager and the TaskManagers write", 1, nil},
+		"slow":     {"org.apache.flink.CheckpointException: Checkpoint expired before completing.", "RUNNING", "raise checkpoint_timeout, or give unaligned=true", 1, nil},
+		"else":     {"java.io.IOException: x", "RUNNING", "checkpoints fail: x: look at the JobManager's log", 1, nil},
+		"well":     {"", "RUNNING", "", 2, nil},
+		"passing":  {"X: Checkpoint triggering task Source of job 1 is not being executed at the moment. Aborting checkpoint. Failure reason: Not all required tasks are currently running.", "RUNNING", "", 2, nil},
+		"away":     {"java.io.IOException: x", "RESTARTING", "", 0, nil},
+		"starting": {"java.io.IOException: x", "RUNNING", "", 0, starting},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -49,7 +52,7 @@ func TestTrouble(t *testing.T) {
 			}
 			j := &Job{cluster: cluster}
 			look := func(complete, failed int) string {
-				return j.trouble(t.Context(), Detail{Status: Status{ID: "a", State: c.state}, Checkpoints: complete, FailedCheckpoints: failed})
+				return j.trouble(t.Context(), Detail{Status: Status{ID: "a", State: c.state}, Vertices: c.parts, Checkpoints: complete, FailedCheckpoints: failed})
 			}
 			if said := look(1, 1); said != "" {
 				t.Errorf("before one failed: %s", said)
