@@ -26,6 +26,11 @@ func Flink(t testing.TB, o local.Options) *local.Cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		for name := range c.PIDs() {
+			if text, err := os.ReadFile(c.Log(name)); err == nil && t.Failed() {
+				t.Logf("%s said last:\n%s", name, text[max(0, len(text)-4000):])
+			}
+		}
 		if err := c.Down(context.Background()); err != nil {
 			t.Error(err)
 		}
