@@ -51,9 +51,9 @@
 // partition at a parallelism of 1, and the share of scores that agree to a millionth is told: in arrival no order is
 // promised, so that edges of windows may differ. Then they drain the topic of -events in turns, from the first score
 // to the last, which leaves their start out, of their CPU time too; that is of all processes of the cluster, and for
-// ours told apart for the workers. Then -rate events a second come for -seconds: the latency as of the stream. It
-// needs what package local of the Flink runner does, and a JDK. -flink changes options of our job, as in
-// -flink bundle_time=20ms.
+// ours told apart for the workers. Then -rate events a second come for -seconds: the latency as of the stream, left out
+// for who can't keep up. It needs what package local of the Flink runner does, and a JDK. -flink changes options of
+// our job, as in -flink bundle_time=20ms.
 //
 // # Output
 //
