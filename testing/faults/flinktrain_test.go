@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -117,41 +116,4 @@ func bundles(t *testing.T, registry string) map[string]string {
 		return err
 	}))
 	return all
-}
-
-// TestFlinkLoop closes the circle on a cluster: a stream is scored there, a model is trained there beside it and
-// published, and the stream goes over to it, without a start or a loss.
-func TestFlinkLoop(t *testing.T) {
-	t.Setenv(asCommand, "1")
-	cluster := components.Flink(t, local.Options{Slots: 2, Heap: 512 << 20, Settings: patient})
-	b := newBed(t, components.Kafka(t))
-	in := newPayments(t, 60_000)
-	history, _, _ := simulated(t)
-	stream := b.run(t, append(onCluster(cluster, 1), "--order", "event_time", "--lateness", "1m", "--set", "stream.idle=0", "--set", "stream.poll=200ms",
-		"--flink", "checkpoint_interval=2s", "--flink", "name=scoring")...)
-	w := watch(t, b)
-	half := len(in.lines) / 2
-	in.send(t, b, 0, half)
-	w.upTo(t, stream, half/4)
-
-	train := start(t, append(training(history, b.registry), onCluster(cluster, 1)...)...) // with the report in its default place
-	if code := train.exit(10 * time.Minute); code != 0 {
-		t.Fatalf("exit code %d of the retraining", code)
-	}
-	published := regexp.MustCompile(`published as (fraud@\d+); the gate passed`).FindStringSubmatch(train.says())
-	if published == nil {
-		t.Fatalf("nothing better was published: %s", train.says())
-	}
-	if _, err := os.Stat(filepath.Join(train.cmd.Dir, "millrace", "report", "report.html")); err != nil {
-		t.Error(err)
-	}
-	time.Sleep(2 * time.Second) // some polls
-	in.send(t, b, half, len(in.lines))
-	w.upTo(t, stream, len(in.lines))
-	stream.drain()
-	first, second := w.count(`"fraud@1"`), w.count(`"`+published[1]+`"`)
-	t.Logf("%d events scored by fraud@1, %d by %s", first, second, published[1])
-	if first+second < len(in.lines) || first < half/4 || second == 0 {
-		t.Errorf("%d events of %d scored by the first version, %d by %s", first, len(in.lines), second, published[1])
-	}
 }
