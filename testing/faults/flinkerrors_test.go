@@ -35,10 +35,15 @@ func TestFlinkErrors(t *testing.T) {
 	t.Run("Messages", func(t *testing.T) { testFlinkMessages(t, cluster) })
 	broker := components.Kafka(t)
 	in := newPayments(t, min(*flinkEvents, 60_000))
-	t.Run("DiskFull", func(t *testing.T) {
-		free(t, cluster)
-		testFlinkDiskFull(t, newBed(t, broker), cluster, in)
-	})
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, bed, *local.Cluster, events)
+	}{{"DiskFull", testFlinkDiskFull}, {"RocksDB", testFlinkRocksDB}} {
+		t.Run(c.name, func(t *testing.T) {
+			free(t, cluster)
+			c.test(t, newBed(t, broker), cluster, in)
+		})
+	}
 }
 
 // place is where a job runs, by the names of the options of --flink.
@@ -209,6 +214,31 @@ func (b bed) streamAt(t *testing.T, cluster *local.Cluster, other place) *comman
 	}
 	t.Fatal("the job doesn't run")
 	return nil
+}
+
+// testFlinkRocksDB: state on disk, and a TaskManager killed.
+func testFlinkRocksDB(t *testing.T, b bed, cluster *local.Cluster, in events) {
+	want := in.bounded(t, b.registry)
+	c := b.streamAt(t, cluster, place{"parallelism": "2", "state_backend": "rocksdb", "storage_path": "file://" + t.TempDir(), "checkpoint_interval": "2s"})
+	w := watch(t, b)
+	in.send(t, b, 0, len(in.lines)/3) // two days: the first is complete with the second
+	w.comes(t, c, len(in.lines)/10)
+	var config struct {
+		Backend string `json:"state_backend"`
+	}
+	askJob(t, cluster, "/checkpoints/config", &config)
+	if !strings.Contains(config.Backend, "RocksDB") {
+		t.Errorf("the job keeps its state in %s", config.Backend)
+	}
+	in.send(t, b, len(in.lines)/3, len(in.lines))
+	w.comes(t, c, len(in.lines)/2)
+	killed := time.Now()
+	check(t, cluster.KillTaskManager(1))
+	check(t, cluster.StartTaskManager(t.Context(), 1))
+	w.comes(t, c, len(in.lines))
+	t.Logf("%s without a new score after the kill", w.gap(killed).Round(100*time.Millisecond))
+	c.drain()
+	w.equal(t, want)
 }
 
 func ask(t *testing.T, cluster *local.Cluster, path string, answer any) {

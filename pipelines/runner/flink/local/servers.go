@@ -82,23 +82,16 @@ func (c *Cluster) RestartJobServer(ctx context.Context) error {
 }
 
 // Workers are the worker processes of a TaskManager.
-func (c *Cluster) Workers(i int) ([]int, error) { return c.workers(taskManager(i)) }
-
-// PoolWorkers are the worker processes that the pool has started, for whichever TaskManager.
-func (c *Cluster) PoolWorkers() ([]int, error) { return c.workers(pool) }
-
-func (c *Cluster) workers(name string) ([]int, error) {
-	pids, err := c.children(name)
+func (c *Cluster) Workers(i int) ([]int, error) {
+	pids, err := c.Children(i)
 	return slices.DeleteFunc(pids, func(pid int) bool { return !bytes.Contains(arguments(pid), []byte("\x00--worker=true\x00")) }), err
 }
 
 // Children are all processes that a TaskManager has started, boot and workers, even if it is gone itself.
-func (c *Cluster) Children(i int) ([]int, error) { return c.children(taskManager(i)) }
-
-func (c *Cluster) children(name string) ([]int, error) {
+func (c *Cluster) Children(i int) ([]int, error) {
 	pids, err := processes(c.mark())
 	return slices.DeleteFunc(pids, func(pid int) bool {
-		return pid == c.state.Servers[name].PID || !marked(pid, serverMark(name))
+		return pid == c.state.Servers[taskManager(i)].PID || !marked(pid, serverMark(taskManager(i)))
 	}), err
 }
 
