@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +28,7 @@ var (
 	flinkFaults = flag.String("flink", "taskmanager", "what is killed under a job on Flink, of taskmanager, worker, jobmanager, broker, jobserver; with commas")
 	flinkEvents = flag.Int("flink-events", 200_000, "events of a job on Flink")
 	flinkRate   = flag.Int("flink-rate", 10_000, "events a second of a job on Flink")
+	flinkWait   = flag.Duration("flink-wait", 90*time.Second, "for how long a job on Flink may do nothing before it is given up")
 )
 
 // killings are the faults: each kills something, and lets it start again where nothing else does.
@@ -73,19 +73,13 @@ func check(t *testing.T, err error) {
 }
 
 // TestFlink runs the command against a Flink of real processes: in the order of event time, the scores and
-// features of a job that something is killed under are those of a bounded run to the bit, and so are those of
-// a job that is stopped with a savepoint and goes on elsewhere.
+// features of a job that something is killed under are those of a bounded run to the bit.
 func TestFlink(t *testing.T) {
 	faults := strings.Split(*flinkFaults, ",")
 	t.Setenv(asCommand, "1") // to what the TaskManagers start too
 	cluster := components.Flink(t, local.Options{TaskManagers: 2, Slots: 1, Heap: 512 << 20, HighAvailability: slices.Contains(faults, "jobmanager")})
 	broker := components.Kafka(t)
-	// The command finds the cluster as that of the user.
-	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	home, err := local.DefaultDir()
-	check(t, err)
-	check(t, os.MkdirAll(filepath.Dir(home), 0o755))
-	check(t, os.Symlink(cluster.Dir(), home))
+	near(t, cluster)
 	in := newPayments(t, *flinkEvents)
 	for _, fault := range faults {
 		kill := killings[fault]
@@ -94,8 +88,16 @@ func TestFlink(t *testing.T) {
 		}
 		t.Run(fault, func(t *testing.T) { testFlinkKilled(t, newBed(t, broker), cluster, in, kill) })
 	}
-	in.lines = in.lines[:len(in.lines)/2]
-	t.Run("Resume", func(t *testing.T) { testFlinkResume(t, newBed(t, broker), cluster, in) })
+}
+
+// near lets the command find a cluster as that of the user.
+func near(t *testing.T, cluster *local.Cluster) {
+	t.Helper()
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	home, err := local.DefaultDir()
+	check(t, err)
+	check(t, os.MkdirAll(filepath.Dir(home), 0o755))
+	check(t, os.Symlink(cluster.Dir(), home))
 }
 
 // orderedRun is the command that scores in the order of event time on the cluster.
@@ -119,54 +121,6 @@ func testFlinkKilled(t *testing.T, b bed, cluster *local.Cluster, in events, kil
 	w.upTo(t, c, len(in.lines))
 	t.Logf("%d scores in %s; %s without a new score after the kill", len(in.lines), time.Since(w.first).Round(time.Second), w.gap(killed).Round(100*time.Millisecond))
 	c.drain()
-	w.equal(t, want)
-}
-
-// testFlinkResume: a job of one subtask is stopped with a savepoint, from which one of two goes on, with
-// another version of the model.
-func testFlinkResume(t *testing.T, b bed, cluster *local.Cluster, in events) {
-	want := in.bounded(t, b.registry)
-	w := watch(t, b)
-	half := len(in.lines) / 2
-	c := b.orderedRun(t, 1)
-	in.send(t, b, 0, half)
-	w.upTo(t, c, half/2)
-	drain := start(t, "jobs", "drain", "fraud")
-	if code := drain.exit(time.Minute); code != 0 {
-		t.Fatalf("jobs drain: exit code %d", code)
-	}
-	found := regexp.MustCompile(`savepoint_path=(\S+)`).FindStringSubmatch(drain.says())
-	if found == nil {
-		t.Fatalf("jobs drain doesn't say where the savepoint is: %s", drain.says())
-	}
-	if code := c.exit(time.Minute); code != 0 {
-		t.Errorf("exit code %d of the job that was stopped", code)
-	}
-	from := "savepoint_path=" + found[1]
-	// Another number of shards is refused: by the note beside the savepoint before anything starts, without
-	// it by Flink.
-	refused := b.orderedRun(t, 2, "--flink", from, "--flink", "shards=16")
-	if code := refused.exit(time.Minute); code != 2 || !strings.Contains(refused.says(), "shards=8") {
-		t.Errorf("exit code %d of a job of other shards, which says %s", code, refused.says())
-	}
-	note := filepath.Join(strings.TrimPrefix(found[1], "file:"), "millrace.json")
-	check(t, os.Rename(note, note+".away"))
-	refused = b.orderedRun(t, 2, "--flink", from, "--flink", "shards=16")
-	if code := refused.exit(time.Minute); code != 1 || !strings.Contains(refused.says(), "number of shards") {
-		t.Errorf("exit code %d of a job of other shards without the note, which says %s", code, refused.says())
-	}
-	check(t, os.Rename(note+".away", note))
-
-	publish(t, b.registry)
-	c = b.orderedRun(t, 2, "--flink", from)
-	in.send(t, b, half, len(in.lines))
-	w.upTo(t, c, len(in.lines))
-	c.drain()
-	later := w.count(`"fraud@2"`)
-	if later == 0 || later == len(in.lines) {
-		t.Errorf("%d of %d lines are of the second version", later, len(in.lines))
-	}
-	w.replace(`"fraud@2"`, `"fraud@1"`) // they are alike
 	w.equal(t, want)
 }
 
@@ -201,13 +155,34 @@ func newPayments(t *testing.T, n int) (e events) {
 	return e
 }
 
+// time is that of an event.
+func (e events) time(t *testing.T, i int) time.Time {
+	t.Helper()
+	var line struct {
+		At time.Time `json:"TX_DATETIME"`
+	}
+	check(t, json.Unmarshal(e.lines[i], &line))
+	return line.At
+}
+
+// trailers move the watermark past all events, one in each partition. They wait for what moves it past them.
+func (e events) trailers(t *testing.T) (lines [][]byte) {
+	t.Helper()
+	at := e.time(t, len(e.lines)-1).Add(time.Hour)
+	for partition := range 2 {
+		lines = append(lines, fmt.Appendf(nil, `{"TRANSACTION_ID":%d,"TX_DATETIME":"%s","CUSTOMER_ID":1,"TERMINAL_ID":1,"TX_AMOUNT":1.00,"TX_FRAUD":false}`,
+			1_000_000_000+partition, at.Format(time.RFC3339Nano)))
+	}
+	return lines
+}
+
 // bounded are the lines that a run to the end gives for the events, by id.
-func (e events) bounded(t *testing.T, registry string) map[int]string {
+func (e events) bounded(t *testing.T, registry string, more ...string) map[int]string {
 	t.Helper()
 	dir := t.TempDir()
 	in, out := filepath.Join(dir, "in.jsonl"), filepath.Join(dir, "out.jsonl")
 	check(t, os.WriteFile(in, append(bytes.Join(e.lines, []byte("\n")), '\n'), 0o644))
-	c := start(t, "run", "fraud", "--runner", "direct", "--source", in, "--sink", out, "--registry", registry, "--features", "--dead-letters", filepath.Join(dir, "dead")+"/")
+	c := start(t, append([]string{"run", "fraud", "--runner", "direct", "--source", in, "--sink", out, "--registry", registry, "--features", "--dead-letters", filepath.Join(dir, "dead") + "/"}, more...)...)
 	if code := c.exit(2 * time.Minute); code != 0 {
 		t.Fatalf("exit code %d of the bounded run", code)
 	}
@@ -233,9 +208,9 @@ func scoreID(t *testing.T, line []byte) int {
 	return *l.ID
 }
 
-// send lets some of the events come at the rate, in the background. Behind the last of all comes what moves
-// the watermark past them, one in each partition.
-func (e events) send(t *testing.T, b bed, from, to int) {
+// send lets some of the events come at the rate, in the background, and behind the last of all the trailers. The
+// function that it returns waits until they are there.
+func (e events) send(t *testing.T, b bed, from, to int) (sent func()) {
 	t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.Addr), kgo.DefaultProduceTopic(b.in), kgo.ProducerLinger(5*time.Millisecond),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMaxAge(time.Second), kgo.MetadataMinAge(100*time.Millisecond))
@@ -248,6 +223,10 @@ func (e events) send(t *testing.T, b bed, from, to int) {
 			t.Errorf("sending: %v", err)
 		}
 	}
+	var trailers [][]byte
+	if to == len(e.lines) {
+		trailers = e.trailers(t)
+	}
 	sending.Go(func() {
 		begin := time.Now()
 		for i := from; i < to && ctx.Err() == nil; i++ {
@@ -256,14 +235,12 @@ func (e events) send(t *testing.T, b bed, from, to int) {
 			}
 			client.Produce(ctx, &kgo.Record{Value: e.lines[i], Partition: int32(i) * 7 % 13 % 2}, failed)
 		}
-		if to == len(e.lines) {
-			for partition := range int32(2) {
-				client.Produce(ctx, &kgo.Record{Partition: partition, Value: fmt.Appendf(nil,
-					`{"TRANSACTION_ID":%d,"TX_DATETIME":"2030-01-01T00:00:00Z","CUSTOMER_ID":1,"TERMINAL_ID":1,"TX_AMOUNT":1.00,"TX_FRAUD":false}`, to+int(partition))}, failed)
-			}
+		for partition, line := range trailers {
+			client.Produce(ctx, &kgo.Record{Partition: int32(partition), Value: line}, failed)
 		}
 		_ = client.Flush(ctx)
 	})
+	return sending.Wait
 }
 
 // watcher reads all that is written into the topic of scores.
@@ -319,7 +296,7 @@ func (w *watcher) upTo(t *testing.T, c *command, n int) {
 		if now := have(); now > last {
 			last, moved = now, time.Now()
 		}
-		if time.Since(moved) > 90*time.Second {
+		if time.Since(moved) > *flinkWait {
 			t.Fatalf("%d of %d scored, and nothing more comes", last, n)
 		}
 	}
