@@ -491,6 +491,6 @@ func (s *stretch) compare(t *testing.T, y *tally, registry string) {
 	if seen != s.to-s.from || wrong > 0 {
 		t.Errorf("events %d to %d: the bounded run gives %d, and %d differ", s.from, s.to, seen, wrong)
 	}
-	t.Logf("events %d to %d are as in a bounded run, which took %s", s.from, s.to, time.Since(begin).Round(time.Second))
+	t.Logf("events %d to %d are compared with a bounded run, which took %s", s.from, s.to, time.Since(begin).Round(time.Second))
 	check(t, os.RemoveAll(s.dir))
 }
