@@ -379,7 +379,7 @@ const (
 	// foremost are the events that a job has to score before the others come.
 	foremost = 1000
 	// Within these times the first score has to come, and the last after the last event.
-	firstIn = 3 * time.Minute
+	firstIn = 5 * time.Minute
 	lastIn  = 30 * time.Second
 )
 
