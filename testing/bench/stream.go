@@ -387,6 +387,10 @@ const (
 // score is read, in order, the first fifth left out. The first of all are sent before the others, and begin is
 // called when one of them is scored: a job has to have started.
 func paced(ctx context.Context, o options, broker *components.Broker, in, out string, begin func()) ([]float64, error) {
+	total := o.rate * o.seconds
+	if total <= foremost {
+		return nil, fmt.Errorf("%d events in %d s are too few to measure: over %d are needed", total, o.seconds, foremost)
+	}
 	c, err := kgo.NewClient(kgo.SeedBrokers(broker.Addr), kgo.DefaultProduceTopic(in), kgo.ConsumeTopics(out), kgo.ProducerLinger(2*time.Millisecond),
 		kgo.ProducerBatchCompression(kgo.SnappyCompression()), kgo.MaxBufferedRecords(1<<20), kgo.FetchMaxWait(100*time.Millisecond))
 	if err != nil {
@@ -395,7 +399,6 @@ func paced(ctx context.Context, o options, broker *components.Broker, in, out st
 	defer c.Close()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	total := o.rate * o.seconds
 	sent, got := make([]time.Duration, total), make([]time.Duration, total)
 	start := time.Now()
 	working := make(chan struct{})
@@ -433,7 +436,7 @@ func paced(ctx context.Context, o options, broker *components.Broker, in, out st
 			}
 		})
 	}
-	for i := range min(foremost, total) {
+	for i := range foremost {
 		send(i)
 	}
 	select {
@@ -451,7 +454,7 @@ func paced(ctx context.Context, o options, broker *components.Broker, in, out st
 		return nil, err
 	}
 	var all []float64
-	for i := total / 5; i < total; i++ {
+	for i := max(total/5, foremost); i < total; i++ {
 		all = append(all, float64(got[i]-sent[i])/1e6)
 	}
 	slices.Sort(all)
