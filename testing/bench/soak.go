@@ -16,15 +16,17 @@ import (
 )
 
 const (
-	soakRate = 20_000 // events a second, at most
-	soakEach = 10 * time.Second
+	soakWarm   = 10_000_000 // events before the long time, at the full rate: the windows fill seven times
+	soakSettle = time.Minute
+	soakRate   = 20_000 // events a second, at most
+	soakEach   = 10 * time.Second
 )
 
 // sample is the memory of a process at a time since the beginning.
 type sample struct{ seconds, megabytes float64 }
 
-// measureSoak lets events come at a rate for a long time, and looks whether memory grows. The first fifth is left
-// out: the windows fill.
+// measureSoak lets events come at a rate for a long time, and looks whether memory grows. Before that come as many
+// as fill windows and logs, for how much memory these need at most shows only after they were full several times.
 func measureSoak(ctx context.Context, o options, self, dir string) ([]figure, error) {
 	return withBroker(ctx, self, dir, func(broker *components.Broker) ([]figure, error) {
 		for _, topic := range []string{"soak", "soaked"} { // the broker's disk is for the last of them
@@ -40,8 +42,8 @@ func measureSoak(ctx context.Context, o options, self, dir string) ([]figure, er
 		}
 		defer c.Close()
 		rate := min(o.rate, soakRate)
-		total := rate * o.seconds
-		say("%d events a second for %d s", rate, o.seconds)
+		total := soakWarm + rate*o.seconds
+		say("%d events at %d a second, then %d a second for %d s", soakWarm, o.rate, rate, o.seconds)
 		gctx, stop := context.WithCancel(ctx)
 		defer stop()
 		go func() {
@@ -51,34 +53,26 @@ func measureSoak(ctx context.Context, o options, self, dir string) ([]figure, er
 			case <-gctx.Done():
 			}
 		}()
-		samples := make(chan []sample, 1)
-		sending, sent := context.WithCancel(gctx)
-		start := time.Now()
-		go func() {
-			var all []sample
-			for tick := time.NewTicker(soakEach); ; {
-				select {
-				case <-tick.C:
-					s := sample{time.Since(start).Seconds(), resident(j.cmd.Process.Pid)}
-					n, _ := filled(gctx, broker, "soaked") // the end counts them again
-					say("%5.0f s %6.0f MB  %d events behind", s.seconds, s.megabytes, int64(s.seconds*float64(rate))-n)
-					all = append(all, s)
-				case <-sending.Done():
-					tick.Stop()
-					samples <- all
-					return
-				}
-			}
-		}()
 		g := newGenerator(gctx)
 		var failed atomic.Pointer[error]
-		pace(gctx, start, rate, total, func(i int) {
-			c.Produce(gctx, &kgo.Record{Value: g.next(nil, i)}, func(_ *kgo.Record, err error) {
-				if err != nil {
-					failed.Store(&err)
-				}
+		send := func(rate, n int) time.Time {
+			start := time.Now()
+			pace(gctx, start, rate, n, func(i int) {
+				c.Produce(gctx, &kgo.Record{Value: g.next(nil, i)}, func(_ *kgo.Record, err error) {
+					if err != nil {
+						failed.Store(&err)
+					}
+				})
 			})
+			return start
+		}
+		sending, sent := context.WithCancel(gctx)
+		samples := watchMemory(sending, j, func(s sample) {
+			n, _ := filled(gctx, broker, "soaked") // the end counts them again
+			say("%5.0f s %6.0f MB  %d events scored", s.seconds, s.megabytes, n)
 		})
+		begin := send(o.rate, soakWarm)
+		settled := send(rate, rate*o.seconds).Sub(begin) + soakSettle
 		sent()
 		all := <-samples
 		if err := c.Flush(gctx); err != nil {
@@ -100,7 +94,7 @@ func measureSoak(ctx context.Context, o options, self, dir string) ([]figure, er
 		if n < int64(total) {
 			return nil, fmt.Errorf("%d of %d events have no score", int64(total)-n, total)
 		}
-		first, last, slope, err := flat(all, float64(o.seconds)/5)
+		first, last, slope, err := flat(all, settled.Seconds())
 		if err != nil {
 			return nil, err
 		}
@@ -114,6 +108,27 @@ func measureSoak(ctx context.Context, o options, self, dir string) ([]figure, er
 			value("soak_state", float64(state)/float64(total), "bytes/event"),
 		}, nil
 	})
+}
+
+// watchMemory looks at a process's memory until the context ends, and gives all that it saw.
+func watchMemory(ctx context.Context, j *process, each func(sample)) <-chan []sample {
+	samples, start := make(chan []sample, 1), time.Now()
+	go func() {
+		tick := time.NewTicker(soakEach)
+		defer tick.Stop()
+		for all := []sample(nil); ; {
+			select {
+			case <-tick.C:
+				s := sample{time.Since(start).Seconds(), resident(j.cmd.Process.Pid)}
+				each(s)
+				all = append(all, s)
+			case <-ctx.Done():
+				samples <- all
+				return
+			}
+		}
+	}()
+	return samples
 }
 
 // flat is the mean of the first and of the last minute of the samples from a time on, in MB, and the slope of the
