@@ -50,6 +50,7 @@ func (d *deriver) apply(b event.Batch) (event.Batch, error) {
 type stage struct {
 	name     string // of the entity
 	entity   int
+	rows     *event.Schema // that come in
 	operands []operand
 	plan     *window.Plan
 	with     *event.Schema // input and the plan's outputs
@@ -175,7 +176,7 @@ func compile(p Params) (*compiled, error) {
 	}
 	out.first = derive()
 	for at < len(p.Features) && len(c.errs) == 0 {
-		s := &stage{name: p.Features[at].Entity, entity: schema.Index(p.Features[at].Entity)}
+		s := &stage{name: p.Features[at].Entity, entity: schema.Index(p.Features[at].Entity), rows: schema}
 		cfg := window.Config{Lateness: p.kept()}
 		var fields []event.Field
 		from := at

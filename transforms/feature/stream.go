@@ -57,8 +57,8 @@ func (p Params) kept() int64 {
 func (s *stage) fingerprint(p Params) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "format %d\nshards %d\nbuckets of %d ms\n%s", stateFormat, p.Shards, p.Stream.bucket(), strings.Join(s.meaning, "\n"))
-	if p.Stream.Order == EventTime && p.Stream.Fresh != "" { // a column more in the rows that wait
-		fmt.Fprintf(h, "\n%s", p.Stream.Fresh)
+	if p.Stream.Order == EventTime { // whole rows wait
+		fmt.Fprintf(h, "\nrows %v", s.rows)
 	}
 	if s.labels != nil {
 		fmt.Fprintf(h, "\nlabels %v", s.labels.schema)

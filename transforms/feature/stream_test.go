@@ -200,3 +200,28 @@ func TestEventTime(t *testing.T) {
 		})
 	}
 }
+
+// TestFingerprintOfWaiting: rows that wait for the watermark have the columns of the features before them, so that
+// where those are others a stage can't go on with its state; rows that are scored on arrival wait for nothing.
+func TestFingerprintOfWaiting(t *testing.T) {
+	t.Parallel()
+	for order, same := range map[string]bool{Arrival: true, EventTime: false} {
+		var prints []string
+		for _, more := range []bool{false, true} {
+			p := handbook()
+			p.Shards, p.Stream = 8, &Stream{Order: order, Lateness: time.Minute}
+			if more {
+				customer := &p.Features[2]
+				customer.Aggregates = append(customer.Aggregates, Aggregate{Name: "customer_max", Func: "max", Arg: "amount"})
+			}
+			c, err := compile(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			prints = append(prints, c.stages[1].label(p))
+		}
+		if (prints[0] == prints[1]) != same {
+			t.Errorf("%s: the terminals' state is %s, and with a feature more of the customers %s", order, prints[0], prints[1])
+		}
+	}
+}
