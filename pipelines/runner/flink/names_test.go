@@ -15,6 +15,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/runtime/graphx"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/millrace-ml/millrace/pipelines/runner/names"
 	"github.com/millrace-ml/millrace/pipelines/scoring"
 	"github.com/millrace-ml/millrace/pipelines/spec"
 	_ "github.com/millrace-ml/millrace/transforms/connect/file"
@@ -61,12 +62,12 @@ func scoringNames(t *testing.T, stream bool, order string, version int) []string
 			read[proto.GetComponents().GetPcollections()[id].GetUniqueName()] = true
 		}
 	}
-	for _, n := range names(proto) {
+	for _, n := range names.All(proto) {
 		if strings.HasSuffix(n, "/feature.routeFn") && !read[n+".i0"] {
 			t.Errorf("nothing reads %s.i0, by which Flink finds the state behind it; there are %v", n, read)
 		}
 	}
-	return names(proto)
+	return names.All(proto)
 }
 
 // TestNames holds that the names of the scoring graph's transforms are the same whenever it is built, and

@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
+
+	"github.com/millrace-ml/millrace/pipelines/runner/names"
 )
 
 // note is the file millrace.json beside a savepoint: what the job kept in it, by the names of its stages,
@@ -34,24 +36,14 @@ const noteName = "millrace.json"
 // stateful finds the stages in the names of transforms and vertices.
 var stateful = regexp.MustCompile(`[\w.$-]+@[0-9a-f]{8}\b`)
 
-// states are the stages with state that names tell.
-func states(names []string) []string {
+// states are the stages with state that such names tell.
+func states(of []string) []string {
 	var found []string
-	for _, n := range names {
+	for _, n := range of {
 		found = append(found, stateful.FindAllString(n, -1)...)
 	}
 	slices.Sort(found)
 	return slices.Compact(found)
-}
-
-// names are the unique names of the transforms, which Flink's operators have their ids from, in order.
-func names(p *pipepb.Pipeline) []string {
-	var all []string
-	for _, t := range p.GetComponents().GetTransforms() {
-		all = append(all, t.GetUniqueName())
-	}
-	slices.Sort(all)
-	return all
 }
 
 // nameCollections names each collection by the transform that gives it. The runner names a stage, and Flink finds
@@ -107,7 +99,7 @@ func (c *Cluster) Note(ctx context.Context, id, savepoint string) error {
 // appName is what the cluster can be asked for as long as it remembers the job: see Note.
 func (j *Job) appName() string {
 	fixed := []string{j.options.Name, fmt.Sprintf("shards=%d", j.options.Shards), fmt.Sprintf("max_parallelism=%d", j.options.MaxParallelism)}
-	return strings.Join(append(fixed, states(names(j.pipeline))...), " ")
+	return strings.Join(append(fixed, states(names.All(j.pipeline))...), " ")
 }
 
 // appNote is the note of a job with such a name.
@@ -206,7 +198,7 @@ func (j *Job) compareState(context.Context) error {
 	if err != nil || !ok {
 		return err
 	}
-	return compare(n.State, states(names(j.pipeline)))
+	return compare(n.State, states(names.All(j.pipeline)))
 }
 
 func compare(kept, have []string) error {

@@ -29,7 +29,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	stable "github.com/millrace-ml/millrace/pipelines/runner/names"
+	"github.com/millrace-ml/millrace/pipelines/runner/names"
 )
 
 // Submit sends a graph to the cluster, after it has looked at the options, the job server and the cluster.
@@ -91,7 +91,7 @@ func Submit(ctx context.Context, p *beam.Pipeline, o Options) (_ *Job, err error
 
 // settle gives transforms and collections names that are the same in the next build: Flink finds state by them.
 func settle(p *pipepb.Pipeline) {
-	stable.Settle(p)
+	names.Settle(p)
 	nameCollections(p)
 }
 
