@@ -79,8 +79,9 @@ func follow(t *testing.T, d driver.Log, address string, from map[string]string) 
 		}
 	}
 	var positions []driver.Position
+	resumes := slices.ContainsFunc(slices.Collect(maps.Values(from)), func(n string) bool { return n != "" })
 	for _, name := range slices.Sorted(maps.Keys(from)) {
-		positions = append(positions, driver.Position{Partition: name, Next: from[name]})
+		positions = append(positions, driver.Position{Partition: name, Next: from[name], Gained: resumes && from[name] == ""})
 	}
 	f, err := d.Follow(t.Context(), address, positions)
 	if err != nil {

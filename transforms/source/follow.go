@@ -233,7 +233,7 @@ func (r *reading) poll(ctx context.Context, f *followFn, p *progress, wait time.
 	if err := r.refresh(ctx, f.Stream, p, now); err != nil {
 		return err
 	}
-	r.align(f.Stream, p)
+	r.align(f.Stream, p, now)
 	for a, follower := range r.followers {
 		if follower == nil {
 			continue

@@ -123,10 +123,13 @@ func (r *reading) open(ctx context.Context, address int, p progress) error {
 		_ = f.Close()
 		r.followers[address] = nil
 	}
+	resumes := slices.ContainsFunc(p.Partitions, func(part partition) bool {
+		return part.Address == address && !part.Foreign && (part.Next != "" || part.Ended)
+	})
 	var from []driver.Position
 	for _, part := range p.Partitions {
 		if part.Address == address && !part.Ended {
-			from = append(from, driver.Position{Partition: part.Name, Next: part.Next})
+			from = append(from, driver.Position{Partition: part.Name, Next: part.Next, Gained: resumes && part.Next == ""})
 		}
 	}
 	if len(from) == 0 {
@@ -193,19 +196,29 @@ func (r *reading) idle(s Stream, part partition, at int, now time.Time) bool {
 	if s.Idle == 0 || now.Sub(r.heard[at]) <= s.Idle || slices.Contains(r.paused[part.Address], part.Name) {
 		return false
 	}
-	return r.behind[part.Address][part.Name] == 0 // or not known
+	return !mayWait(r.behind[part.Address], part.Name)
 }
 
+// mayWait tells by what a follower knows whether a partition may have records that wait. One that never knows says
+// nothing, one that leaves a partition out has not come to its end.
+func mayWait(lags map[string]int64, name string) bool {
+	lag, known := lags[name]
+	return lags != nil && (!known || lag > 0)
+}
+
+// silent is after how long a partition whose follower never knows what waits is taken to have nothing.
+const silent = 10 * time.Second
+
 // align pauses the partitions that are too far ahead of the slowest that has records waiting.
-func (r *reading) align(s Stream, p *progress) {
+func (r *reading) align(s Stream, p *progress, now time.Time) {
 	if len(p.Partitions) < 2 {
 		return
 	}
 	slowest, waiting := int64(0), false
 	lags := r.lags()
-	for _, part := range p.Partitions {
-		lag, known := lags[part.Address][part.Name]
-		if part.Ended || known && lag == 0 || part.Newest == never {
+	for i, part := range p.Partitions {
+		of := lags[part.Address]
+		if part.Ended || part.Newest == never || of != nil && !mayWait(of, part.Name) || of == nil && now.Sub(r.heard[i]) > silent {
 			continue
 		}
 		if !waiting || part.Newest < slowest {
@@ -231,7 +244,7 @@ func (r *reading) align(s Stream, p *progress) {
 // advance moves the watermark on, and finds the end.
 func (r *reading) advance(s Stream, p *progress, now time.Time) {
 	mark, any, open := int64(0), false, false
-	furthest, idle := int64(never), false
+	furthest, slowest, idle := int64(never), int64(never), false
 	r.behind = r.lags()
 	for i, part := range p.Partitions {
 		if r.group.replays(part.Address) { // they say nothing of the time, and keep nobody reading but for what they have
@@ -245,7 +258,9 @@ func (r *reading) advance(s Stream, p *progress, now time.Time) {
 		}
 		open = true
 		if r.idle(s, part, i, now) {
-			idle = true
+			if !idle || part.Newest < slowest {
+				slowest, idle = part.Newest, true
+			}
 			continue
 		}
 		if part.Newest == never {
@@ -256,12 +271,15 @@ func (r *reading) advance(s Stream, p *progress, now time.Time) {
 			mark, any = part.Newest, true
 		}
 	}
-	if !any && idle { // nobody holds back what was read
-		mark, any = furthest, true
+	if !any && idle { // nobody holds back what was read; but one event of a time to come doesn't make all others late
+		mark, any = max(slowest, min(furthest, now.UnixMicro())), true
 	}
 	if any && mark != never {
 		// Beam's times are whole milliseconds: a row of the watermark's own millisecond isn't late.
 		p.Watermark = max(p.Watermark, instant(mark-s.Lateness.Microseconds()).UnixMilli()*1000)
+	}
+	for a := range r.group.Addresses { // of one without a partition here one may come, as long as there are others to be read
+		open = open || r.group.Groups > 1 && !r.group.replays(a) && !slices.ContainsFunc(p.Partitions, func(part partition) bool { return part.Address == a })
 	}
 	p.Done = !open && len(p.Partitions) > 0 ||
 		!s.Until.IsZero() && !now.Before(s.Until) ||

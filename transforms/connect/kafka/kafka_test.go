@@ -98,8 +98,9 @@ func follow(t testing.TB, address string, from map[string]string) *reader {
 
 func positions(next map[string]string) []driver.Position {
 	var from []driver.Position
+	resumes := slices.ContainsFunc(slices.Collect(maps.Values(next)), func(n string) bool { return n != "" })
 	for _, name := range slices.Sorted(maps.Keys(next)) {
-		from = append(from, driver.Position{Partition: name, Next: next[name]})
+		from = append(from, driver.Position{Partition: name, Next: next[name], Gained: resumes && next[name] == ""})
 	}
 	return from
 }

@@ -122,7 +122,6 @@ func (f *follower) begin(ctx context.Context, topic kadm.TopicDetail, from []dri
 	if err != nil {
 		return err
 	}
-	resumes := slices.ContainsFunc(from, func(p driver.Position) bool { return p.Next != "" })
 	for _, pos := range from {
 		id, err := f.address.partition(pos.Partition)
 		if err != nil {
@@ -143,7 +142,7 @@ func (f *follower) begin(ctx context.Context, topic kadm.TopicDetail, from []dri
 					return err
 				}
 			}
-		case f.address.newest && resumes: // the topic has gained it
+		case pos.Gained:
 			p.next = oldest[id]
 		default:
 			p.next = first[id]

@@ -177,8 +177,9 @@ func follow(t *testing.T, address string, next map[string]string) *reader {
 		}
 	}
 	var from []driver.Position
+	resumes := slices.ContainsFunc(slices.Collect(maps.Values(next)), func(n string) bool { return n != "" })
 	for _, name := range slices.Sorted(maps.Keys(next)) {
-		from = append(from, driver.Position{Partition: name, Next: next[name]})
+		from = append(from, driver.Position{Partition: name, Next: next[name], Gained: resumes && next[name] == ""})
 	}
 	f, err := sourceDriver{}.Follow(t.Context(), address, from)
 	if err != nil {

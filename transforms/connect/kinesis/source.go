@@ -212,7 +212,6 @@ func (f *follower) begin(listed []types.Shard, now time.Time, from []driver.Posi
 		}
 		begin.from = now // the service refuses times to come
 	}
-	resumes := slices.ContainsFunc(from, func(p driver.Position) bool { return p.Next != "" })
 	own := map[string]*shard{}
 	for _, pos := range from {
 		id, ok := strings.CutPrefix(pos.Partition, f.address.stream+"/")
@@ -231,7 +230,7 @@ func (f *follower) begin(listed []types.Shard, now time.Time, from []driver.Posi
 		case byID[id] == nil:
 			return fmt.Errorf("stream %s has no shard %s any more: its records have expired, or the stream was made anew; "+
 				"begin without positions, or set on_expired=oldest to lose what is missing and go on", f.address.stream, id)
-		case pos.Next != "" || resumes && f.address.newest: // a shard that the stream has gained is read from its beginning
+		case pos.Next != "" || pos.Gained:
 		default:
 			s.at = begin
 			s.next, s.told = begin.String(), begin.String() == ""

@@ -58,6 +58,9 @@ type Position struct {
 	// Next is the position of the next record, in the driver's own form, as a [Chunk] gave it. Empty
 	// means where the address says that reading begins; without a word the oldest record.
 	Next string
+	// Gained says that the partition has come while others of the address were read: without a Next it is read
+	// from its oldest record, whatever the address says.
+	Gained bool
 }
 
 // Follower reads partitions as they grow.
