@@ -36,8 +36,9 @@
 // to nine in ten.
 //
 // -only measures one part: job, scorer, training, growth, stream, flink or soak. Only that measures soak: events come at
-// -rate a second, at most 20,000, for -seconds, and memory is looked at every ten seconds, the first fifth left
-// out. It gives the mean of the first and of the last minute, and the slope of the line through all:
+// -rate a second until windows were full several times (10,000,000), then at most 20,000 a second for -seconds.
+// Memory is looked at every ten seconds; what it does from a minute after that change of rate is told, by the mean of
+// the first and of the last minute, and the slope of the line through all:
 //
 //	go run ./testing/bench -only soak -seconds 600
 //

@@ -41,6 +41,7 @@ func measureSoak(ctx context.Context, o options, self, dir string) ([]figure, er
 			return nil, err
 		}
 		defer c.Close()
+		admin := broker.Admin()
 		rate := min(o.rate, soakRate)
 		total := soakWarm + rate*o.seconds
 		say("%d events at %d a second, then %d a second for %d s", soakWarm, o.rate, rate, o.seconds)
@@ -68,7 +69,7 @@ func measureSoak(ctx context.Context, o options, self, dir string) ([]figure, er
 		}
 		sending, sent := context.WithCancel(gctx)
 		samples := watchMemory(sending, j, func(s sample) {
-			n, _ := filled(gctx, broker, "soaked") // the end counts them again
+			n, _ := records(gctx, admin, "soaked") // the end counts them again
 			say("%5.0f s %6.0f MB  %d events scored", s.seconds, s.megabytes, n)
 		})
 		begin := send(o.rate, soakWarm)
@@ -79,11 +80,11 @@ func measureSoak(ctx context.Context, o options, self, dir string) ([]figure, er
 			failed.Store(&err)
 		}
 		for deadline := time.Now().Add(30 * time.Second); gctx.Err() == nil && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-			if n, err := filled(gctx, broker, "soaked"); err != nil || n >= int64(total) {
+			if n, err := records(gctx, admin, "soaked"); err != nil || n >= int64(total) {
 				break
 			}
 		}
-		n, err := filled(ctx, broker, "soaked")
+		n, err := records(ctx, admin, "soaked")
 		u, state, ended := j.end()
 		if fault := failed.Load(); fault != nil {
 			err = errors.Join(err, *fault)

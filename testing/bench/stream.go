@@ -25,6 +25,7 @@ import (
 
 	"github.com/millrace-ml/millrace/pipelines/runner"
 	"github.com/millrace-ml/millrace/pipelines/scoring"
+	"github.com/millrace-ml/millrace/pipelines/spec"
 	"github.com/millrace-ml/millrace/testing/components"
 	_ "github.com/millrace-ml/millrace/transforms/connect/kafka"
 	"github.com/millrace-ml/millrace/transforms/connect/simulate"
@@ -40,10 +41,7 @@ func streamGraph(ctx context.Context, in, out, reg, order string) error {
 	if err != nil {
 		return err
 	}
-	plan, err := scoring.New(ctx, u, scoring.Options{
-		Sources: []string{in}, Sink: out, DeadLetters: filepath.Join(filepath.Dir(reg), "dead") + "/", Registry: reg,
-		Stream: &scoring.Stream{Order: order, Lateness: lateness(order), InProcess: true, Cores: 2},
-	})
+	plan, err := streamPlan(ctx, u, in, out, reg, 0, &scoring.Stream{Order: order, Lateness: lateness(order), InProcess: true, Cores: 2})
 	if err != nil {
 		return err
 	}
@@ -55,6 +53,13 @@ func streamGraph(ctx context.Context, in, out, reg, order string) error {
 	_, err = runner.Run(context.WithoutCancel(ctx), runner.Prism, p)
 	fmt.Println(telemetry.Snapshot().StateWritten)
 	return err
+}
+
+// streamPlan scores from topic to topic with the champion; shards of 0 are the plan's to choose.
+func streamPlan(ctx context.Context, u *spec.UseCase, in, out, reg string, shards int, stream *scoring.Stream) (scoring.Plan, error) {
+	return scoring.New(ctx, u, scoring.Options{
+		Sources: []string{in}, Sink: out, DeadLetters: filepath.Join(filepath.Dir(reg), "dead") + "/", Registry: reg, Shards: shards, Stream: stream,
+	})
 }
 
 // lateness is that of an order. The simulator's day of 40,000 events passes in a moment: an hour is some 1,700 rows
@@ -322,11 +327,7 @@ func arrivals(ctx context.Context, broker *components.Broker, topic string, enou
 	}
 }
 
-// filled is how many records a topic has had.
-func filled(ctx context.Context, broker *components.Broker, topic string) (int64, error) {
-	return records(ctx, broker.Admin(), topic)
-}
-
+// records is how many a topic has had.
 func records(ctx context.Context, admin *kadm.Client, topic string) (n int64, err error) {
 	ends, err := admin.ListEndOffsets(ctx, topic)
 	if err != nil {
