@@ -19,9 +19,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// place finds out whether the workers' environment is there, where this process sees what a TaskManager sees;
+// lookForWorkers finds out whether the workers' environment is there, where this process sees what a TaskManager sees;
 // elsewhere the job's failure tells.
-func (j *Job) place(ctx context.Context) error {
+func (j *Job) lookForWorkers(ctx context.Context) error {
 	config := j.options.EnvironmentConfig
 	switch {
 	case j.options.Environment == External && j.cluster.near(ctx):
@@ -65,10 +65,6 @@ func pool(ctx context.Context, address string) error {
 		return fmt.Errorf("%s: what answers there is none: %s", poolHint(address), status.Convert(err).Message())
 	}
 	return nil
-}
-
-func poolHint(address string) string {
-	return fmt.Sprintf("no worker pool answers the TaskManagers at %s: start `boot --worker_pool` beside each of them, or give its address as environment_config", address)
 }
 
 // near tells whether one of the cluster's TaskManagers runs beside this process: its address is this machine's, and

@@ -91,7 +91,7 @@ func TestPlace(t *testing.T) {
 				t.Fatal(err)
 			}
 			j := &Job{cluster: cluster, options: Options{Environment: c.environment, EnvironmentConfig: c.config}}
-			switch err := j.place(t.Context()); {
+			switch err := j.lookForWorkers(t.Context()); {
 			case c.want == "" && err != nil:
 				t.Error(err)
 			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):

@@ -1,7 +1,9 @@
 package flink
 
 import (
+	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/millrace-ml/millrace/transforms/connect"
@@ -12,7 +14,7 @@ import (
 func Cause(trace string) string {
 	// What a worker returned stands within the message of a Java exception, in the SDK's form: the frames
 	// that it passed, each behind "caused by:", and last what the stage said.
-	if i := strings.Index(trace, "process bundle failed for instruction"); i >= 0 {
+	if i := strings.Index(trace, bundleFailed); i >= 0 {
 		text := trace[i:]
 		if end := javaFrame.FindStringIndex(text); end != nil {
 			text = text[:end[0]]
@@ -42,6 +44,33 @@ func Cause(trace string) string {
 		root = said
 	}
 	return shorten(root)
+}
+
+// bundleFailed stands in what a Go worker returned.
+const bundleFailed = "process bundle failed for instruction"
+
+// again tells whether a job failed alike twice in a row, with an error of a Go worker: it has failed, was started
+// again, and has come to the same.
+func again(failures []failure) bool {
+	if len(failures) < 2 {
+		return false
+	}
+	last, before := failures[0], failures[1]
+	return strings.Contains(last.Stacktrace, bundleFailed) && strings.Contains(before.Stacktrace, bundleFailed) &&
+		Cause(last.Stacktrace) == Cause(before.Stacktrace) && execution(last.TaskName) > execution(before.TaskName)
+}
+
+var executionNumber = regexp.MustCompile(`execution #(\d+)$`)
+
+// execution tells which one of a task it is, by its name as "sink (1/2) - execution #3", from 0; -1 where it doesn't
+// say so. Two tasks that fail side by side are of the same number.
+func execution(task string) int {
+	m := executionNumber.FindStringSubmatch(task)
+	if m == nil {
+		return -1
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
 }
 
 // lastWord is that of a text which goes on, as "a: b.CException: " does.
@@ -86,6 +115,10 @@ const (
 	executeHint = "the TaskManager may not execute it: make it executable (chmod +x), on a disk that isn't mounted noexec"
 	bootHint    = "PROCESS needs Beam's boot on each TaskManager's machine, at the path that environment_config gives"
 )
+
+func poolHint(address string) string {
+	return fmt.Sprintf("no worker pool answers the TaskManagers at %s: start `boot --worker_pool` beside each of them, or give its address as environment_config", address)
+}
 
 // hopelessAtFirst are those from which one helps once the job has worked, by environment.
 var hopelessAtFirst = map[string]*regexp.Regexp{

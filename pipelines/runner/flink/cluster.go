@@ -344,20 +344,32 @@ func (c *Cluster) checkpoints(ctx context.Context, d *Detail) error {
 
 // Failure is why a job failed last: the cause in short, and in full. Both are empty if it has not failed.
 func (c *Cluster) Failure(ctx context.Context, id string) (short, full string, err error) {
-	var answer struct {
-		Root    string `json:"root-exception"`
-		History struct {
-			Entries []struct{ Stacktrace string }
-		} `json:"exceptionHistory"`
-	}
-	if err := c.call(ctx, http.MethodGet, "/jobs/"+id+"/exceptions", nil, &answer); err != nil {
+	all, err := c.failures(ctx, id)
+	if err != nil || len(all) == 0 {
 		return "", "", err
 	}
-	full = answer.Root
-	if len(answer.History.Entries) > 0 {
-		full = answer.History.Entries[0].Stacktrace
+	return Cause(all[0].Stacktrace), all[0].Stacktrace, nil
+}
+
+// failure is what made a job fail once.
+type failure struct {
+	Stacktrace string
+	TaskName   string // with the number of its execution
+}
+
+// failures are the last ones of a job, the newest first.
+func (c *Cluster) failures(ctx context.Context, id string) ([]failure, error) {
+	var answer struct {
+		Root    string                      `json:"root-exception"`
+		History struct{ Entries []failure } `json:"exceptionHistory"`
 	}
-	return Cause(full), full, nil
+	if err := c.call(ctx, http.MethodGet, "/jobs/"+id+"/exceptions", nil, &answer); err != nil {
+		return nil, err
+	}
+	if len(answer.History.Entries) == 0 && answer.Root != "" {
+		return []failure{{Stacktrace: answer.Root}}, nil
+	}
+	return answer.History.Entries, nil
 }
 
 // Cancel ends a job without a savepoint.

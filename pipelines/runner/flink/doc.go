@@ -14,9 +14,10 @@
 // [Options.Validate] reports all faults of the options; an address that answers nothing, or the wrong
 // thing, too few slots, a job server of another version of Beam, state of another meaning ([ErrState]), and a
 // missing pool beside a TaskManager on this machine are errors before anything starts. [ErrFailed] wraps what
-// made a job fail, at its root; [ErrCancelled] reports one that somebody else ended. A job that fails in a way
-// that a restart doesn't mend is cancelled. A stream outlives checkpoints that fail: [Detail].Trouble says why
-// they do and what to do.
+// made a job fail, at its root; [ErrCancelled] reports one that somebody else ended; [ErrGoesOn] stands in each error
+// after which the job may go on. A job that fails in a way that a restart doesn't mend is cancelled, and so is a
+// bounded one that was started again and failed with the same error of a Go worker. A stream outlives checkpoints
+// that fail: [Detail].Trouble says why they do and what to do.
 //
 // # Non-obvious
 //

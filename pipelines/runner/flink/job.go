@@ -20,6 +20,8 @@ var (
 	ErrFailed = errors.New("the job failed")
 	// ErrCancelled reports a job that somebody else cancelled.
 	ErrCancelled = errors.New("the job was cancelled")
+	// ErrGoesOn reports that the job may go on though nobody waits for it any more: it needs what was staged for it.
+	ErrGoesOn = errors.New("the job may go on")
 )
 
 // Job is a job that was submitted. Its methods may be called at once, but Wait only once.
@@ -83,7 +85,8 @@ const lookEvery = time.Second
 
 // Wait waits for the end of the job. When ctx ends the job is cancelled, or stopped with a savepoint, as the
 // options say. A stream whose sources have all come to their end, which Flink would go on with for ever, is
-// cancelled after a last checkpoint. A job that fails in a way that no restart mends is cancelled too.
+// cancelled after a last checkpoint. A job that fails in a way that no restart mends is cancelled too,
+// and a bounded one that fails again with the same error of a Go worker, unless the options give Retries. [ErrGoesOn] marks what leaves the job to itself.
 func (j *Job) Wait(ctx context.Context, tell Progress) (Result, error) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -171,7 +174,7 @@ func (j *Job) look(ctx context.Context) (Detail, error) {
 	}
 	if err != nil {
 		if j.blind++; j.blind > patience {
-			return d, fmt.Errorf("losing sight of the job, which may go on: %w", err)
+			return d, fmt.Errorf("losing sight of the job: %w: %w", ErrGoesOn, err)
 		}
 		return Detail{}, nil
 	}
@@ -252,11 +255,16 @@ func drained(d Detail) bool {
 
 // despair cancels a job that fails in a way that a restart doesn't mend, and tells why one failed last.
 func (j *Job) despair(ctx context.Context) (short string, err error) {
-	short, full, err := j.cluster.Failure(ctx, j.flink)
-	if err != nil || full == "" {
+	failures, err := j.cluster.failures(ctx, j.flink)
+	if err != nil || len(failures) == 0 {
 		return "", nil // the next look tells
 	}
-	say, ok := j.hopeless(full)
+	short = Cause(failures[0].Stacktrace)
+	say, ok := j.hopeless(failures[0].Stacktrace)
+	// A stream waits for what is away, however long, and whoever says how often to try again has it so.
+	if !ok && !j.stream && j.options.Retries == 0 && again(failures) {
+		say, ok = "it failed so again when Flink had started it again", true
+	}
 	if !ok {
 		return short, nil
 	}
@@ -294,13 +302,13 @@ func (j *Job) stop(ctx context.Context, how string) (err error) {
 	case how == StopSavepoint:
 		j.savepoint, err = j.cluster.Stop(ctx, j.flink, j.options.SavepointDir)
 		if err == nil {
-			err = j.note(ctx)
+			err = j.note()
 		}
 	default:
 		err = j.cluster.Cancel(ctx, j.flink)
 	}
 	if err != nil {
-		return fmt.Errorf("stopping the job, which goes on: %w: try `millrace jobs cancel %s`", err, j.options.Name)
+		return fmt.Errorf("stopping the job: %w: %w: try `millrace jobs cancel %s`", ErrGoesOn, err, j.options.Name)
 	}
 	j.stopped = true
 	return nil
@@ -329,7 +337,7 @@ func (j *Job) end(ctx context.Context, last Detail) (Result, error) {
 		}
 	}
 	if strings.Contains(why, "Cannot map checkpoint/savepoint state for operator") {
-		return r, fmt.Errorf("%w: %w: the graph lacks a stage that the savepoint has, or its windows, aggregates, order, lateness or number of shards changed; go on with the graph that wrote it, with its number as shards=N if parallelism has changed since, or give fresh_state=true, which drops that state (Flink says: %s)", ErrFailed, ErrState, why)
+		return r, fmt.Errorf("%w: %w: the graph lacks a stage that the savepoint has, or %s; go on with the graph that wrote it, with its number as shards=N if parallelism has changed since, or give fresh_state=true, which drops that state (Flink says: %s)", ErrFailed, ErrState, changed, why)
 	}
 	return r, fmt.Errorf("%w: %s", ErrFailed, why)
 }

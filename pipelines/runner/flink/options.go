@@ -69,7 +69,8 @@ type Options struct {
 	BundleSize int
 	BundleTime time.Duration
 	// Retries is how often a job that failed starts again, after RetryDelay; 0 leaves both to the cluster's
-	// restart strategy, -1 means never.
+	// restart strategy, but for a bounded job that fails with one error of a Go worker twice in a row, which is
+	// cancelled; -1 means never.
 	Retries    int
 	RetryDelay time.Duration
 

@@ -137,7 +137,7 @@ func writeNote(savepoint string, n note) error {
 }
 
 // note writes that of a job's own savepoint.
-func (j *Job) note(context.Context) error {
+func (j *Job) note() error {
 	return writeNote(j.savepoint, appNote(j.options.Name, j.version, j.appName()))
 }
 
@@ -190,7 +190,7 @@ func (o Options) Resume() (Options, error) {
 var ErrState = errors.New("the savepoint holds other state")
 
 // compareState finds out, where there is a note, whether the graph has a stage for all that the savepoint holds.
-func (j *Job) compareState(context.Context) error {
+func (j *Job) compareState() error {
 	if j.options.SavepointPath == "" || j.options.FreshState {
 		return nil
 	}
@@ -200,6 +200,9 @@ func (j *Job) compareState(context.Context) error {
 	}
 	return compare(n.State, states(names.All(j.pipeline)))
 }
+
+// changed is what makes a graph's state another one.
+const changed = "its windows, aggregates, order, lateness, number of shards, or in the order event_time the columns of its rows changed"
 
 func compare(kept, have []string) error {
 	var errs []error
@@ -214,7 +217,7 @@ func compare(kept, have []string) error {
 				now = "fingerprint " + print
 			}
 		}
-		errs = append(errs, fmt.Errorf("%w: %s, and the graph has %s for %s: its windows, aggregates, order, lateness or number of shards changed; go on with the graph that wrote it, or give fresh_state=true, which drops that state", ErrState, k, now, entity))
+		errs = append(errs, fmt.Errorf("%w: %s, and the graph has %s for %s: %s; go on with the graph that wrote it, or give fresh_state=true, which drops that state", ErrState, k, now, entity, changed))
 	}
 	return errors.Join(errs...)
 }

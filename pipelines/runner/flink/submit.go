@@ -32,7 +32,8 @@ import (
 	"github.com/millrace-ml/millrace/pipelines/runner/names"
 )
 
-// Submit sends a graph to the cluster, after it has looked at the options, the job server and the cluster.
+// Submit sends a graph to the cluster, after it has looked at the options, the cluster, the workers where they run
+// beside this process, and the job server.
 // It returns as soon as the job server has taken the job over. Close the job when you are done with it. The
 // caller has called beam.Init.
 func Submit(ctx context.Context, p *beam.Pipeline, o Options) (_ *Job, err error) {
@@ -61,7 +62,7 @@ func Submit(ctx context.Context, p *beam.Pipeline, o Options) (_ *Job, err error
 	if err := j.ready(ctx); err != nil {
 		return nil, err
 	}
-	if err := j.place(ctx); err != nil {
+	if err := j.lookForWorkers(ctx); err != nil {
 		return nil, err
 	}
 	if j.conn, err = dial(ctx, o.Endpoint); err != nil {
@@ -82,7 +83,7 @@ func Submit(ctx context.Context, p *beam.Pipeline, o Options) (_ *Job, err error
 	if err := runnerlib.UpdateGoEnvironmentWorker(worker, j.pipeline); err != nil {
 		return nil, fmt.Errorf("naming the worker: %w", err)
 	}
-	if err := j.compareState(ctx); err != nil {
+	if err := j.compareState(); err != nil {
 		return nil, err
 	}
 	options.Fields[optionURN("app_name")] = structpb.NewStringValue(j.appName())
@@ -118,7 +119,11 @@ func (j *Job) run(ctx context.Context, worker string, options *structpb.Struct) 
 		return fmt.Errorf("sending the worker to %s: %w", staging, err)
 	}
 	started, err := j.service.Run(ctx, &jobpb.RunJobRequest{PreparationId: prepared.GetPreparationId(), RetrievalToken: token})
-	if err != nil {
+	switch status.Code(err) {
+	case codes.OK:
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled: // the answer is lost, and not the request, perhaps
+		return fmt.Errorf("%w: %w: look at `millrace jobs list`", j.refusal("starting the job", err), ErrGoesOn)
+	default:
 		return j.refusal("starting the job", err)
 	}
 	j.id = started.GetJobId()

@@ -21,6 +21,8 @@ import (
 	pipepb "github.com/apache/beam/sdks/v2/go/pkg/beam/model/pipeline_v1"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -39,6 +41,7 @@ type side struct {
 	group          string // of the options
 	ends           jobpb.JobState_Enum
 	says           string // an error, before the end
+	refuses        error  // to run
 
 	mu       sync.Mutex
 	prepared *jobpb.PrepareJobRequest
@@ -48,9 +51,12 @@ type side struct {
 	trace    string // Flink's exception
 	marks    float64
 	slots    int
-	points   int      // completed checkpoints
-	ended    int      // those before the job was cancelled
-	asked    []string // requests that change something
+	points   int       // completed checkpoints
+	ended    int       // those before the job was cancelled
+	asked    []string  // requests that change something
+	history  []failure // Flink's exceptions, the newest first
+	lasts    int       // looks at the job until it is finished; 0: it never is
+	deaf     bool      // the cluster cancels nothing
 }
 
 func newSide(t *testing.T) *side {
@@ -123,6 +129,9 @@ func (s *side) Run(_ context.Context, r *jobpb.RunJobRequest) (*jobpb.RunJobResp
 	if r.GetPreparationId() != "prep" || r.GetRetrievalToken() != "token" {
 		return nil, fmt.Errorf("asked to run %v", r)
 	}
+	if s.refuses != nil {
+		return nil, s.refuses
+	}
 	s.ran = true
 	return &jobpb.RunJobResponse{JobId: "beam-1"}, nil
 }
@@ -165,6 +174,8 @@ func (s *side) serveREST(w http.ResponseWriter, r *http.Request) {
 			jobs = append(jobs, m{"jid": "new", "name": "fraud", "state": s.state, "start-time": 2})
 		}
 		answer(m{"jobs": jobs})
+	case path == "/jobs/new" && r.Method == http.MethodPatch && s.deaf:
+		http.Error(w, `{"errors":["no leader"]}`, http.StatusServiceUnavailable)
 	case path == "/jobs/new" && r.Method == http.MethodPatch:
 		s.state, s.ended = "CANCELED", s.points
 	case path == "/jobs/new/stop":
@@ -173,6 +184,9 @@ func (s *side) serveREST(w http.ResponseWriter, r *http.Request) {
 	case path == "/jobs/new/savepoints/q":
 		answer(m{"status": m{"id": "COMPLETED"}, "operation": m{"location": "s3://b/savepoint-1"}})
 	case path == "/jobs/new":
+		if s.lasts--; s.lasts == 0 {
+			s.state = "FINISHED"
+		}
 		answer(m{"jid": "new", "name": "fraud", "state": s.state, "vertices": []m{{"id": "v", "name": "[2]{source.Read}", "status": "RUNNING", "metrics": m{"read-records": 3}}}})
 	case path == "/jobs/new/vertices/v/subtasks/metrics" && r.URL.RawQuery == "":
 		answer([]m{{"id": "currentInputWatermark"}, {"id": "busyTimeMsPerSecond"}, {"id": "[2]{source.Read}.source_read"}})
@@ -182,7 +196,7 @@ func (s *side) serveREST(w http.ResponseWriter, r *http.Request) {
 		s.points++
 		answer(m{"counts": m{"completed": s.points}})
 	case path == "/jobs/new/exceptions":
-		answer(m{"root-exception": s.trace})
+		answer(m{"root-exception": s.trace, "exceptionHistory": m{"entries": s.history}})
 	default:
 		http.Error(w, `{"errors":["not here"]}`, http.StatusNotFound)
 	}
@@ -318,6 +332,77 @@ func TestHopeless(t *testing.T) {
 			}
 			if s.state != "CANCELED" {
 				t.Errorf("the job is %s", s.state)
+			}
+		})
+	}
+}
+
+// failed is a failure by what a stage of ours said.
+func failed(execution, said string) failure {
+	return failure{
+		Stacktrace: "java.lang.RuntimeException: process bundle failed for instruction " + execution + " using plan S[3]\n\tcaused by:\n" + said + "\n\tat org.apache.beam.A.b(A.java:5)",
+		TaskName:   "fold (1/2) - execution #" + execution,
+	}
+}
+
+// TestAgain: a bounded job that fails with the same error after a restart is not started again and again. Another
+// one is: what is away may come back, and so may a worker.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	twice := []failure{failed("1", "the history is too short"), failed("0", "the history is too short")}
+	killed := failure{Stacktrace: "java.lang.RuntimeException: UNAVAILABLE: lost", TaskName: "fold (1/2) - execution #1"}
+	for name, c := range map[string]struct {
+		history []failure
+		stream  bool
+		change  func(*Options)
+		gives   bool
+	}{
+		"twice":        {history: twice, gives: true},
+		"once":         {history: twice[1:]},
+		"other errors": {history: []failure{twice[0], failed("0", "the disk is full")}},
+		"one between":  {history: []failure{failed("2", "the history is too short"), killed, twice[1]}},
+		"side by side": {history: []failure{failed("1", "the history is too short"), twice[0]}},
+		"workers lost": {history: []failure{killed, {killed.Stacktrace, "fold (1/2) - execution #0"}}},
+		"a stream":     {history: twice, stream: true},
+		"as asked":     {history: twice, change: func(o *Options) { o.Retries = 9 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSide(t)
+			s.ends, s.history, s.lasts = jobpb.JobState_RUNNING, c.history, 3
+			_, err := waitFor(t, t.Context(), s, c.stream, c.change)
+			if !c.gives {
+				if err != nil || s.state != "FINISHED" {
+					t.Errorf("the job is %s, error %v", s.state, err)
+				}
+				return
+			}
+			if !errors.Is(err, ErrFailed) || !strings.Contains(err.Error(), "the history is too short") || errors.Is(err, ErrGoesOn) || s.state != "CANCELED" {
+				t.Errorf("the job is %s, error %v", s.state, err)
+			}
+		})
+	}
+}
+
+// TestGoesOn: an error tells that the job may go on, be it that it can't be ended or that nobody knows whether it began.
+func TestGoesOn(t *testing.T) {
+	t.Parallel()
+	t.Run("deaf", func(t *testing.T) {
+		t.Parallel()
+		s := newSide(t)
+		s.ends, s.deaf = jobpb.JobState_RUNNING, true
+		s.history = []failure{failed("1", "the history is too short"), failed("0", "the history is too short")}
+		if _, err := waitFor(t, t.Context(), s, false, nil); !errors.Is(err, ErrGoesOn) || !strings.Contains(err.Error(), "the history is too short") {
+			t.Errorf("error %v", err)
+		}
+	})
+	for code, goesOn := range map[codes.Code]bool{codes.Unavailable: true, codes.Internal: false} {
+		t.Run(code.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newSide(t)
+			s.refuses = status.Error(code, "no")
+			if _, err := Submit(t.Context(), trivial(), s.options(t)); err == nil || errors.Is(err, ErrGoesOn) != goesOn {
+				t.Errorf("error %v", err)
 			}
 		})
 	}

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Checkpoint asks for a checkpoint of a job and waits until it is complete. The error says at its root why it
+// checkpoint asks for a checkpoint of a job and waits until it is complete. The error says at its root why it
 // failed, which the history of checkpoints doesn't. Flink does it from version 1.17 on.
-func (c *Cluster) Checkpoint(ctx context.Context, id string) error {
+func (c *Cluster) checkpoint(ctx context.Context, id string) error {
 	path := "/jobs/" + id + "/checkpoints"
 	var trigger struct {
 		ID string `json:"request-id"`
@@ -75,7 +75,7 @@ func (j *Job) trouble(ctx context.Context, d Detail) string {
 	if runs(d) && d.FailedCheckpoints > j.doubt.failed && j.doubt.why == "" && j.doubt.asked == nil {
 		asked := make(chan error, 1)
 		j.doubt.asked = asked
-		go func() { asked <- j.cluster.Checkpoint(ctx, d.ID) }()
+		go func() { asked <- j.cluster.checkpoint(ctx, d.ID) }()
 	}
 	return j.doubt.why
 }
