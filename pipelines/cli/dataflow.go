@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/millrace-ml/millrace/pipelines/runner"
 	"github.com/millrace-ml/millrace/pipelines/runner/dataflow"
+	"github.com/millrace-ml/millrace/pipelines/runner/flink"
 	"github.com/millrace-ml/millrace/pipelines/scoring"
 	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/source"
@@ -33,7 +35,7 @@ func (c *common) choose() (runner.Engine, error) {
 		return runner.Engine{}, usageError{fmt.Errorf("--flink goes with --runner %s", runner.Flink)}
 	}
 	if !slices.Contains(onDataflow, c.verb) {
-		return runner.Engine{}, usageError{fmt.Errorf("--runner %s: %s works in folders of this machine: choose %s or %s", c.runner, c.verb, runner.Prism, runner.Direct)}
+		return runner.Engine{}, usageError{fmt.Errorf("--runner %s: %s works in folders of this machine: choose %s, %s or %s", c.runner, c.verb, runner.Prism, runner.Direct, runner.Flink)}
 	}
 	if c.metrics != "" {
 		return runner.Engine{}, usageError{fmt.Errorf("--metrics-addr has no effect: the workers of Dataflow tell their counters to Cloud Monitoring")}
@@ -84,9 +86,24 @@ func (c *common) execute(ctx context.Context, pr *progress, p *beam.Pipeline) (r
 	return e.Run(ctx, p)
 }
 
-// over reports that a job which gave an error has ended, so that what it staged may go.
+// over reports that no job goes on, by the error that running it gave, so that what it staged may go.
 func (c *common) over(err error) bool {
-	return c.runner != runner.Dataflow || errors.Is(err, dataflow.ErrFailed) || errors.Is(err, dataflow.ErrCancelled)
+	switch c.runner {
+	case runner.Flink:
+		return !errors.Is(err, flink.ErrGoesOn)
+	case runner.Dataflow:
+		return err == nil || errors.Is(err, dataflow.ErrFailed) || errors.Is(err, dataflow.ErrCancelled)
+	}
+	return true
+}
+
+// clear removes the work folder of a job that is over.
+func (c *common) clear(pr *progress, work string, err error) {
+	if !c.over(err) {
+		pr.say("left %s, which the job needs while it goes on", work)
+		return
+	}
+	_ = os.RemoveAll(work)
 }
 
 // describe writes the description of the job that would be started, and contacts nothing.
@@ -128,7 +145,7 @@ func remote(p scoring.Plan) error {
 	}
 	for _, a := range slices.Concat(p.Source.URLs, p.Source.Labels.URLs, p.Source.Replay) {
 		if why := source.LocalOnly(a); why != "" && !source.ByRunner(a, dataflow.Native) {
-			errs = append(errs, fmt.Errorf("source %s", why))
+			errs = append(errs, fmt.Errorf("source %s: %s", connect.Redact(a), why))
 			continue
 		}
 		check("source", a)

@@ -139,7 +139,7 @@ func (d *demo) simulate(context.Context) error {
 	return nil
 }
 
-func (d *demo) common(engine string) *common { return &common{runner: engine, memory: "1GiB"} }
+func (d *demo) common(engine string) *common { return &common{runner: engine, memory: defaultMemory} }
 
 func (d *demo) train(ctx context.Context) error {
 	d.step("2. Features, training, gate: the retraining graph, on Prism")

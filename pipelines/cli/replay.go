@@ -210,7 +210,10 @@ func (c *common) replay(ctx context.Context, stderr io.Writer, p replay.Plan, u 
 	replay.Build(scope, p)
 	res, err := c.run(ctx, pr, pipeline)
 	if err != nil {
-		return errors.Join(err, p.Scoring.Sweep(context.WithoutCancel(ctx)))
+		if c.over(err) {
+			err = errors.Join(err, p.Scoring.Sweep(context.WithoutCancel(ctx)))
+		}
+		return err
 	}
 	pr.unwatch()
 	pr.say("%s", reentry.Count(res.Counters))

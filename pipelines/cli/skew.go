@@ -92,17 +92,18 @@ func skewCommand(stdout, stderr io.Writer) *cobra.Command {
 	f.StringArrayVar(&c.flink, "flink", nil, "option of the runner flink, as endpoint=host:8099; may be repeated; a wrong name lists all")
 	f.StringVar(&c.work, "work", "", "folder for the report, which on a cluster all workers must see (default: one for temporary files)")
 	f.StringArrayVar(&c.sets, "set", nil, "override a field of the use case, as path=value; may be repeated")
-	f.StringVar(&c.memory, "memory", "1GiB", "memory of the process; what does not fit goes to disk")
+	f.StringVar(&c.memory, "memory", defaultMemory, "memory of the process; what does not fit goes to disk")
 	return cmd
 }
 
 // skew runs the comparison.
-func (c *common) skew(ctx context.Context, stderr io.Writer, u *spec.UseCase, o skew.Options) (skew.Report, error) {
+func (c *common) skew(ctx context.Context, stderr io.Writer, u *spec.UseCase, o skew.Options) (_ skew.Report, err error) {
 	work, err := os.MkdirTemp(c.work, "millrace-skew-")
 	if err != nil {
 		return skew.Report{}, fmt.Errorf("making a work folder: %w", err)
 	}
-	defer os.RemoveAll(work)
+	pr := newProgress(stderr)
+	defer func() { c.clear(pr, work, err) }()
 	o.Work = work
 	p, err := skew.New(u, o)
 	if err != nil {
@@ -122,7 +123,6 @@ func (c *common) skew(ctx context.Context, stderr io.Writer, u *spec.UseCase, o 
 	if !runner.InProcess(c.runner) {
 		unbound(&p.Features)
 	}
-	pr := newProgress(stderr)
 	defer pr.watch(nil)()
 	pr.say("%s: comparing %s with %s", u.Name, strings.Join(redacted(p.Log.URLs), ", "), strings.Join(redacted(p.History.URLs), ", "))
 	pipeline, scope := beam.NewPipelineWithRoot()

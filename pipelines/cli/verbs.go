@@ -286,7 +286,7 @@ func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, rep
 	if o.Work, err = os.MkdirTemp(c.work, "millrace-retrain-"); err != nil {
 		return p, fmt.Errorf("making a work folder: %w", err)
 	}
-	defer os.RemoveAll(o.Work)
+	defer func() { c.clear(pr, o.Work, err) }()
 	if !runner.InProcess(c.runner) {
 		o.ReportDir = filepath.Join(o.Work, "report") // the one folder that all see
 		if err := errors.Join(farSource(&o.Source), whole(&o.DeadLetters, &o.Registry, &o.Work, &o.ReportDir)); err != nil {

@@ -99,10 +99,10 @@ func (a address) check(ctx context.Context, c *pubsub.Client) error {
 // LocalOnly says why workers of a cluster can't read it.
 func (sourceDriver) LocalOnly(address string) string {
 	if _, err := parseSource(address); err != nil {
-		return fmt.Sprintf("%s: %v", connect.Redact(address), err)
+		return err.Error()
 	}
-	return fmt.Sprintf("%s is acknowledged by what has landed in this process, which workers of a cluster can't see: "+
-		"read it on Prism, or put its messages into Kafka", connect.Redact(address))
+	return "its messages are acknowledged by what has landed in this process, which workers of a cluster can't see: " +
+		"read it on Prism, or put them into Kafka"
 }
 
 // nativeURN is Beam's for reading Pub/Sub. The SDK's package for it, pubsubio, can't be linked: it registers the

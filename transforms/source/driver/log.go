@@ -29,7 +29,8 @@ type Lister interface {
 // Local is a driver of sources that one machine alone can read, such as what it takes in itself.
 type Local interface {
 	Driver
-	// LocalOnly says to people why a cluster can't read an address, and what to do instead.
+	// LocalOnly says to people why a cluster can't read an address, and what to do instead; the
+	// address itself is the caller's to name.
 	LocalOnly(address string) string
 }
 
