@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -14,7 +13,6 @@ import (
 
 	"github.com/millrace-ml/millrace/pipelines/runner"
 	"github.com/millrace-ml/millrace/pipelines/runner/dataflow"
-	"github.com/millrace-ml/millrace/pipelines/runner/flink"
 	"github.com/millrace-ml/millrace/pipelines/scoring"
 	"github.com/millrace-ml/millrace/transforms/connect"
 	"github.com/millrace-ml/millrace/transforms/source"
@@ -23,87 +21,27 @@ import (
 // onDataflow are the verbs whose graphs need nothing of this machine.
 var onDataflow = []string{"run", "features", "simulate", "template"}
 
-// choose is the runner that the flags ask for.
-func (c *common) choose() (runner.Engine, error) {
-	if c.runner != runner.Dataflow {
-		if len(c.dataflow) > 0 {
-			return runner.Engine{}, usageError{fmt.Errorf("--dataflow goes with --runner %s", runner.Dataflow)}
-		}
-		return c.engine()
-	}
-	if len(c.flink) > 0 {
-		return runner.Engine{}, usageError{fmt.Errorf("--flink goes with --runner %s", runner.Flink)}
-	}
+// dataflowOptions are those that the flags ask for.
+func (c *common) dataflowOptions() (dataflow.Options, error) {
 	if !slices.Contains(onDataflow, c.verb) {
-		return runner.Engine{}, usageError{fmt.Errorf("--runner %s: %s works in folders of this machine: choose %s, %s or %s", c.runner, c.verb, runner.Prism, runner.Direct, runner.Flink)}
+		return dataflow.Options{}, fmt.Errorf("--runner %s: %s works in folders of this machine: choose %s, %s or %s", c.runner, c.verb, runner.Prism, runner.Direct, runner.Flink)
 	}
 	if c.metrics != "" {
-		return runner.Engine{}, usageError{fmt.Errorf("--metrics-addr has no effect: the workers of Dataflow tell their counters to Cloud Monitoring")}
+		return dataflow.Options{}, errors.New("--metrics-addr has no effect: the workers of Dataflow tell their counters to Cloud Monitoring")
 	}
-	o, err := dataflow.Parse(c.dataflow)
-	if err != nil {
-		return runner.Engine{}, usageError{err}
-	}
-	return runner.Engine{Name: c.runner, Dataflow: o}, nil
+	return dataflow.Parse(c.dataflow)
 }
 
-// place tells a plan's options how its runner spreads it.
-func (c *common) place(o *scoring.Options) error {
-	if c.runner != runner.Dataflow {
-		return c.spread(o)
-	}
-	e, err := c.choose()
-	if err != nil {
-		return err
-	}
-	if o.Stream != nil {
-		o.Shards, o.Stream.Parallelism = e.Dataflow.Shards, max(1, e.Dataflow.NumWorkers, e.Dataflow.MaxNumWorkers)
-		o.Stream.Native = dataflow.Native
-	}
-	return nil
-}
-
-// execute runs a graph where the flags say.
-func (c *common) execute(ctx context.Context, pr *progress, p *beam.Pipeline) (runner.Result, error) {
-	if c.runner != runner.Dataflow {
-		return c.run(ctx, pr, p)
-	}
-	e, err := c.choose()
-	if err != nil {
-		return runner.Result{}, err
-	}
-	if t := e.Dataflow.TemplateLocation; t != "" {
-		defer pr.say("wrote the job to %s", t)
-	}
+// watcher says how a job on Dataflow goes on.
+func watcher(pr *progress) dataflow.Progress {
 	started := false
-	e.Watch = func(s dataflow.State) {
+	return func(s dataflow.State) {
 		if !started {
 			pr.say("job %s is on Dataflow: %s", s.ID, s.Console)
 			started = true
 		}
 		pr.say("the job is %s", strings.ToLower(strings.TrimPrefix(s.State, "JOB_STATE_")))
 	}
-	return e.Run(ctx, p)
-}
-
-// over reports that no job goes on, by the error that running it gave, so that what it staged may go.
-func (c *common) over(err error) bool {
-	switch c.runner {
-	case runner.Flink:
-		return !errors.Is(err, flink.ErrGoesOn)
-	case runner.Dataflow:
-		return err == nil || errors.Is(err, dataflow.ErrFailed) || errors.Is(err, dataflow.ErrCancelled)
-	}
-	return true
-}
-
-// clear removes the work folder of a job that is over.
-func (c *common) clear(pr *progress, work string, err error) {
-	if !c.over(err) {
-		pr.say("left %s, which the job needs while it goes on", work)
-		return
-	}
-	_ = os.RemoveAll(work)
 }
 
 // describe writes the description of the job that would be started, and contacts nothing.
@@ -120,14 +58,6 @@ func (c *common) describe(ctx context.Context, p scoring.Plan, e runner.Engine) 
 		return usageError{err}
 	}
 	return printJSON(c.stdout(), j)
-}
-
-// reach makes a plan one for workers elsewhere, or says what they can't reach.
-func (c *common) reach(p *scoring.Plan) error {
-	if c.runner == runner.Dataflow {
-		return remote(*p)
-	}
-	return far(p)
 }
 
 // remote reports all addresses of a plan that are of this machine.

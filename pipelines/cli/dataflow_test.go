@@ -102,7 +102,7 @@ func TestRemote(t *testing.T) {
 		t.Fatal("no fault")
 	}
 	lines := strings.Split(err.Error(), "\n")
-	want := []string{"source -: workers", "put a broker in front", "source in/*.csv: workers", "sink -: workers", "sink ./out/: workers", "dead letters file:///dead/", "registry registry"}
+	want := []string{"source -: workers", "source intake://:8080/x?wal=...: what it takes in", "source in/*.csv: workers", "sink -: workers", "sink ./out/: workers", "dead letters file:///dead/", "registry registry"}
 	if len(lines) != len(want) {
 		t.Fatalf("%d faults, want %d:\n%v", len(lines), len(want), err)
 	}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -10,9 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/apache/beam/sdks/v2/go/pkg/beam"
-
-	"github.com/millrace-ml/millrace/pipelines/runner"
 	"github.com/millrace-ml/millrace/pipelines/runner/flink"
 	"github.com/millrace-ml/millrace/pipelines/runner/flink/local"
 	"github.com/millrace-ml/millrace/pipelines/scoring"
@@ -21,18 +17,11 @@ import (
 	"github.com/millrace-ml/millrace/transforms/source"
 )
 
-// engine is the runner that the flags ask for. On Flink it is the local cluster, if one runs and the flags
-// name none.
-func (c *common) engine() (runner.Engine, error) {
-	if c.runner != runner.Flink {
-		if len(c.flink) > 0 {
-			return runner.Engine{}, usageError{fmt.Errorf("--flink goes with --runner %s", runner.Flink)}
-		}
-		return runner.Engine{Name: c.runner}, nil
-	}
+// flinkOptions are those that the flags ask for: of the local cluster, if one runs and the flags name none.
+func (c *common) flinkOptions() (flink.Options, error) {
 	o, err := flink.Parse(c.flink)
 	if err != nil {
-		return runner.Engine{}, usageError{err}
+		return o, err
 	}
 	if o.Endpoint == "" && o.REST == "" {
 		if near, ok := nearCluster(); ok {
@@ -46,12 +35,12 @@ func (c *common) engine() (runner.Engine, error) {
 		o.Name = c.useCase
 	}
 	if o, err = o.Resume(); err != nil {
-		return runner.Engine{}, usageError{err}
+		return o, err
 	}
 	if c.shards > 0 {
 		o.Shards = c.shards
 	}
-	return runner.Engine{Name: c.runner, Flink: o}, nil
+	return o, nil
 }
 
 // nearCluster is the user's own cluster, if it runs.
@@ -61,35 +50,6 @@ func nearCluster() (*local.Cluster, bool) {
 		return nil, false
 	}
 	return cluster, true
-}
-
-// spread tells a plan's options how a cluster runs it; a process of its own needs nothing.
-func (c *common) spread(o *scoring.Options) error {
-	e, err := c.engine()
-	if err != nil || e.Name != runner.Flink {
-		return err
-	}
-	o.Shards = e.Flink.Shards
-	if o.Stream != nil {
-		o.Stream.Parallelism, o.Stream.KeyGroups = max(1, e.Flink.Parallelism), e.Flink.MaxParallelism
-	}
-	return nil
-}
-
-// run runs a graph where the flags say.
-func (c *common) run(ctx context.Context, pr *progress, p *beam.Pipeline) (runner.Result, error) {
-	e, err := c.engine()
-	if err != nil {
-		return runner.Result{}, err
-	}
-	if !runner.InProcess(e.Name) {
-		e.Progress = reporter(pr)
-	}
-	res, err := e.Run(ctx, p)
-	if res.Savepoint != "" {
-		pr.say("stopped with a savepoint; go on from it with --flink savepoint_path=%s", res.Savepoint)
-	}
-	return res, err
 }
 
 // reporter says how a job on a cluster goes on.
@@ -117,21 +77,6 @@ func reporter(pr *progress) flink.Progress {
 		}
 		trouble = d.Trouble
 	}
-}
-
-// checked refuses options of Flink that a graph can't use, before anything is read. Those of Dataflow are
-// checked where its job is described, and by lint.
-func (c *common) checked(stream bool) error {
-	e, err := c.choose()
-	if err != nil {
-		return err
-	}
-	if e.Name == runner.Flink {
-		if err := e.Flink.Validate(stream); err != nil {
-			return usageError{err}
-		}
-	}
-	return nil
 }
 
 // unbound lets shuffles between workers elsewhere keep what they are given: it is with the runner, not in the

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-ml/millrace/pipelines/replay"
-	"github.com/millrace-ml/millrace/pipelines/runner"
 	"github.com/millrace-ml/millrace/pipelines/scoring"
 	"github.com/millrace-ml/millrace/pipelines/spec"
 	"github.com/millrace-ml/millrace/transforms/connect"
@@ -60,7 +59,7 @@ func replayCommand(stdout, stderr io.Writer) *cobra.Command {
 			if err := c.checked(false); err != nil {
 				return err
 			}
-			if !runner.InProcess(c.runner) {
+			if c.elsewhere() {
 				if err := farReads(r.From); err != nil {
 					return err
 				}
@@ -82,7 +81,7 @@ func replayCommand(stdout, stderr io.Writer) *cobra.Command {
 			if err != nil {
 				return optionError(err)
 			}
-			if !runner.InProcess(c.runner) {
+			if c.elsewhere() {
 				if err := far(&s); err != nil {
 					return err
 				}
@@ -160,7 +159,7 @@ func (c *common) send(ctx context.Context, stderr io.Writer, u *spec.UseCase, r 
 		return fmt.Errorf("replay: %w", err)
 	}
 	to = cmp.Or(c.sink, to)
-	if !runner.InProcess(c.runner) {
+	if c.elsewhere() {
 		if err := whole(&to); err != nil {
 			return err
 		}
@@ -181,7 +180,7 @@ func (c *common) send(ctx context.Context, stderr io.Writer, u *spec.UseCase, r 
 	pr := newProgress(stderr)
 	pipeline, scope := beam.NewPipelineWithRoot()
 	replay.BuildSending(scope, p)
-	res, err := c.run(ctx, pr, pipeline)
+	res, err := c.execute(ctx, pr, pipeline)
 	if err != nil {
 		return err
 	}
@@ -200,7 +199,7 @@ func (c *common) replay(ctx context.Context, stderr io.Writer, p replay.Plan, u 
 	if p.Scoring, err = p.Scoring.Size(ctx); err != nil {
 		return err
 	}
-	if !runner.InProcess(c.runner) {
+	if c.elsewhere() {
 		unbound(&p.Scoring.Features)
 	}
 	pr := newProgress(stderr)
@@ -208,7 +207,7 @@ func (c *common) replay(ctx context.Context, stderr io.Writer, p replay.Plan, u 
 	pr.say("%s: replaying %s over %s", u.Name, strings.Join(redacted(p.Params.From), ", "), strings.Join(redacted(p.Scoring.Source.URLs), ", "))
 	pipeline, scope := beam.NewPipelineWithRoot()
 	replay.Build(scope, p)
-	res, err := c.run(ctx, pr, pipeline)
+	res, err := c.execute(ctx, pr, pipeline)
 	if err != nil {
 		if c.over(err) {
 			err = errors.Join(err, p.Scoring.Sweep(context.WithoutCancel(ctx)))

@@ -109,7 +109,7 @@ func (c *common) skew(ctx context.Context, stderr io.Writer, u *spec.UseCase, o 
 	if err != nil {
 		return skew.Report{}, usageError{err}
 	}
-	if !runner.InProcess(c.runner) {
+	if c.elsewhere() {
 		if err := errors.Join(farSource(&p.Log), farSource(&p.History), whole(&p.Options.Work)); err != nil {
 			return skew.Report{}, err
 		}
@@ -120,14 +120,14 @@ func (c *common) skew(ctx context.Context, stderr io.Writer, u *spec.UseCase, o 
 	if p, err = p.Size(ctx); err != nil {
 		return skew.Report{}, err
 	}
-	if !runner.InProcess(c.runner) {
+	if c.elsewhere() {
 		unbound(&p.Features)
 	}
 	defer pr.watch(nil)()
 	pr.say("%s: comparing %s with %s", u.Name, strings.Join(redacted(p.Log.URLs), ", "), strings.Join(redacted(p.History.URLs), ", "))
 	pipeline, scope := beam.NewPipelineWithRoot()
 	skew.Build(scope, p)
-	if _, err := c.run(ctx, pr, pipeline); err != nil {
+	if _, err := c.execute(ctx, pr, pipeline); err != nil {
 		return skew.Report{}, err
 	}
 	return p.Report()
