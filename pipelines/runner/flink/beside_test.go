@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,7 +102,8 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-// TestHopelessAtFirst: what never was there doesn't come; what was may come back.
+// TestHopelessAtFirst: what isn't there at several starts doesn't come; what was may come back, and one start may fail by
+// itself.
 func TestHopelessAtFirst(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ environment, trace, want string }{
@@ -111,13 +113,19 @@ func TestHopelessAtFirst(t *testing.T) {
 		{Process, "java.lang.IllegalStateException: Process died with exit code 1", "is it Beam's boot?"},
 		{Process, "StatusRuntimeException: UNAVAILABLE: io exception", ""},
 		{External, "java.lang.Exception: else", ""},
+		{Docker, "java.io.IOException: Cannot connect to the Docker daemon at unix:///var/run/docker.sock", "DOCKER needs docker"},
+		{Process, `java.io.IOException: Cannot run program "/opt/boot": error=12, Cannot allocate memory`, ""},
 	} {
+		failures := slices.Repeat([]failure{{Stacktrace: c.trace}}, attempts)
 		j := &Job{options: Options{Environment: c.environment, EnvironmentConfig: "pool:1"}}
-		if say, ok := j.hopeless(c.trace); ok != (c.want != "") || !strings.Contains(say, c.want) {
+		if say, ok := j.hopeless(failures); ok != (c.want != "") || !strings.Contains(say, c.want) {
 			t.Errorf("%s: %q says %q, want %q", c.environment, c.trace, say, c.want)
 		}
+		if say, ok := j.hopeless(failures[1:]); ok {
+			t.Errorf("%s: %q ends a job at its second start: %s", c.environment, c.trace, say)
+		}
 		j.worked = true
-		if say, ok := j.hopeless(c.trace); ok {
+		if say, ok := j.hopeless(failures); ok {
 			t.Errorf("%s: %q ends a job that has worked: %s", c.environment, c.trace, say)
 		}
 	}

@@ -103,9 +103,9 @@ var hopeless = []struct {
 	say   string
 }{
 	{regexp.MustCompile(`shardstate: (foreign|corrupt) state|shardstate: shard too large`), ""},
-	{regexp.MustCompile(`Cannot run program "docker"|Cannot (connect to the Docker daemon|find docker)|docker: not found`), dockerHint},
-	{regexp.MustCompile(`Cannot run program ".*error=13,`), executeHint},
-	{regexp.MustCompile(`Cannot run program "`), bootHint},
+	{regexp.MustCompile(`Cannot run program "docker".*error[=:] ?2\b|Cannot find docker|docker: not found`), dockerHint},
+	{regexp.MustCompile(`Cannot run program ".*error[=:] ?13\b`), executeHint},
+	{regexp.MustCompile(`Cannot run program ".*error[=:] ?2\b`), bootHint}, // other numbers, as of too little memory, pass
 	{regexp.MustCompile(`exec format error`), "the worker was built for another machine: give worker_binary, built for the TaskManagers'"},
 	{regexp.MustCompile(`InvalidClassException|NoSuchMethodError|IncompatibleClassChangeError|NoClassDefFoundError`), "the job server was made for another version of Flink than the cluster's"},
 }
@@ -124,4 +124,5 @@ func poolHint(address string) string {
 var hopelessAtFirst = map[string]*regexp.Regexp{
 	External: regexp.MustCompile(`UNAVAILABLE[^\n]*|UNIMPLEMENTED[^\n]*|Connection refused`),
 	Process:  regexp.MustCompile(`Process died with exit code`),
+	Docker:   regexp.MustCompile(`Cannot connect to the Docker daemon`),
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -260,7 +261,7 @@ func (j *Job) despair(ctx context.Context) (short string, err error) {
 		return "", nil // the next look tells
 	}
 	short = Cause(failures[0].Stacktrace)
-	say, ok := j.hopeless(failures[0].Stacktrace)
+	say, ok := j.hopeless(failures)
 	// A stream waits for what is away, however long, and whoever says how often to try again has it so.
 	if !ok && !j.stream && j.options.Retries == 0 && again(failures) {
 		say, ok = "it failed so again when Flink had started it again", true
@@ -278,18 +279,25 @@ func (j *Job) despair(ctx context.Context) (short string, err error) {
 	return short, err
 }
 
-func (j *Job) hopeless(trace string) (say string, ok bool) {
+// attempts is how many starts may fail in a way that may pass before a job that never worked is given up.
+const attempts = 3
+
+func (j *Job) hopeless(failures []failure) (say string, ok bool) {
 	for _, h := range hopeless {
-		if h.cause.MatchString(trace) {
+		if h.cause.MatchString(failures[0].Stacktrace) {
 			return h.say, true
 		}
 	}
 	// A pool that was there comes back, perhaps; one that never was doesn't.
-	if first := hopelessAtFirst[j.options.Environment]; j.worked || first == nil || !first.MatchString(trace) {
+	first := hopelessAtFirst[j.options.Environment]
+	if j.worked || first == nil || len(failures) < attempts || slices.ContainsFunc(failures[:attempts], func(f failure) bool { return !first.MatchString(f.Stacktrace) }) {
 		return "", false
 	}
-	if j.options.Environment == External {
+	switch j.options.Environment {
+	case External:
 		return poolHint(j.options.EnvironmentConfig), true
+	case Docker:
+		return dockerHint, true
 	}
 	return "what environment_config names has ended at once: is it Beam's boot? What it and the worker said is in the TaskManager's log", true
 }
