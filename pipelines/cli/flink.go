@@ -31,8 +31,11 @@ func (c *common) flinkOptions() (flink.Options, error) {
 			}
 		}
 	}
-	if o.Name == "" {
+	if o.Name == "" { // jobs are found by it: others beside the scoring one have names of their own
 		o.Name = c.useCase
+		if c.verb != "run" {
+			o.Name += "-" + c.verb
+		}
 	}
 	if o, err = o.Resume(); err != nil {
 		return o, err

@@ -113,6 +113,18 @@ func (c *common) over(err error) bool {
 	return true
 }
 
+// workFolder makes a folder of a job's own within --work, where workers elsewhere may be other users of the machine.
+func (c *common) workFolder() (string, error) {
+	dir, err := os.MkdirTemp(c.work, "millrace-"+c.verb+"-")
+	if err == nil && c.elsewhere() {
+		err = os.Chmod(dir, 0o777|os.ModeSticky)
+	}
+	if err != nil {
+		return "", fmt.Errorf("making a work folder: %w", err)
+	}
+	return dir, nil
+}
+
 // clear removes the work folder of a job that is over.
 func (c *common) clear(pr *progress, work string, err error) {
 	if !c.over(err) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -98,9 +97,9 @@ func skewCommand(stdout, stderr io.Writer) *cobra.Command {
 
 // skew runs the comparison.
 func (c *common) skew(ctx context.Context, stderr io.Writer, u *spec.UseCase, o skew.Options) (_ skew.Report, err error) {
-	work, err := os.MkdirTemp(c.work, "millrace-skew-")
+	work, err := c.workFolder()
 	if err != nil {
-		return skew.Report{}, fmt.Errorf("making a work folder: %w", err)
+		return skew.Report{}, err
 	}
 	pr := newProgress(stderr)
 	defer func() { c.clear(pr, work, err) }()

@@ -279,12 +279,14 @@ func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, rep
 	if err := c.checked(false); err != nil {
 		return p, err
 	}
-	if o.Work, err = os.MkdirTemp(c.work, "millrace-retrain-"); err != nil {
-		return p, fmt.Errorf("making a work folder: %w", err)
+	if o.Work, err = c.workFolder(); err != nil {
+		return p, err
 	}
 	defer func() { c.clear(pr, o.Work, err) }()
 	if c.elsewhere() {
-		o.ReportDir = filepath.Join(o.Work, "report") // the one folder that all see
+		if report != "" {
+			o.ReportDir = filepath.Join(o.Work, "report") // the one folder that all see
+		}
 		if err := errors.Join(farSource(&o.Source), whole(&o.DeadLetters, &o.Registry, &o.Work, &o.ReportDir)); err != nil {
 			return p, err
 		}
@@ -306,12 +308,16 @@ func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, rep
 	if err != nil {
 		return p, err
 	}
-	if o.ReportDir != report {
+	if report != "" && c.elsewhere() {
 		if err := fetch(o.ReportDir, report); err != nil {
 			return p, fmt.Errorf("fetching the report: %w", err)
 		}
 	}
-	pr.say("%d events read; report in %s", res.Counters["source.read"], report)
+	where := ""
+	if report != "" {
+		where = "; report in " + report
+	}
+	pr.say("%d events read%s", res.Counters["source.read"], where)
 	return p, nil
 }
 

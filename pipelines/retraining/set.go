@@ -129,8 +129,8 @@ func (p Params) keep(all event.Batch, emit func(string)) error {
 // unseen explains why a file of Work is not there. Whoever plans the job makes the folder, so a worker without
 // it is on another disk.
 func unseen(path string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: the training set passes between workers in a folder that all of them see, and %s is not one: give one (--work)", err, filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: the training set passes between workers in a folder that all of them see and may write, and %s is not one: give one (--work)", err, filepath.Dir(path))
 	}
 	return err
 }

@@ -300,10 +300,10 @@ func (f *concludeFn) ProcessElement(_ int64, next func(*string) bool, emit func(
 	}
 	text, err := json.Marshal(all)
 	if err == nil {
-		err = os.WriteFile(f.File, text, 0o600)
+		err = os.WriteFile(f.File, text, 0o644) // who asked may be another user than the worker
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: workers don't see the folder: give one that all of them see (--work)", err)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: workers don't see the folder: give one that all of them see and may write (--work)", err)
 	}
 	if err != nil {
 		return fmt.Errorf("writing the report: %w", err)

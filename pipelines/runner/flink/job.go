@@ -333,8 +333,10 @@ func (j *Job) end(ctx context.Context, last Detail) (Result, error) {
 			}
 		}
 		return r, nil
-	case j.ended == "CANCELED" && j.stopped:
+	case j.ended == "CANCELED" && j.stopped && j.stream:
 		return r, nil
+	case j.ended == "CANCELED" && j.stopped: // what it was to write isn't there
+		return r, fmt.Errorf("%w before its end", ErrCancelled)
 	case j.ended == "CANCELED":
 		return r, fmt.Errorf("%w by somebody else", ErrCancelled)
 	}
