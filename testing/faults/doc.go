@@ -6,11 +6,13 @@
 // On a Flink of real processes, with checkpoints and state of its own, tests have flags that let them do more than
 // there is time for every day:
 //
-//   - TestFlink: what is killed in the middle (-flink taskmanager,worker,jobmanager,broker,jobserver), of how many events
+//   - TestFlink: what is killed in the middle (-flink taskmanager,worker,jobmanager,broker,jobserver), of how many events;
+//     and with state on disk
 //   - TestFlinkResume: from savepoint to savepoint with other numbers of subtasks (-flink-resume 1,2,4,2,1)
 //   - TestFlinkBounded: all rows of the handbook's table on three runners (-flink-all)
 //   - TestFlinkSoak: memory and state of a job whose TaskManagers are killed in turns (-flink-soak 30m)
-//   - TestFlinkScale: cost, checkpoints and restart with the state of many entities (-flink-entities 10000000)
+//   - TestFlinkScale: cost, checkpoints and restart with the state of many entities (-flink-entities 10000000), with what options
+//     (-flink-scale-options state_backend=rocksdb,shards=32)
 //
 // # Non-obvious
 //

@@ -115,6 +115,28 @@ func (c *command) exit(within time.Duration) int {
 	return c.cmd.ProcessState.ExitCode()
 }
 
+// await waits until there are n; it gives up if the command ends, or if no more come for -flink-wait.
+func (c *command) await(what string, n int, have func() int) {
+	c.t.Helper()
+	for last, moved := have(), time.Now(); last < n; {
+		select {
+		case <-c.ended:
+			c.t.Fatalf("%s: %d of %d, and the command ended by itself", what, have(), n)
+		case <-time.After(20 * time.Millisecond):
+		}
+		if now := have(); now > last {
+			last, moved = now, time.Now()
+		} else if time.Since(moved) > *flinkWait {
+			c.t.Fatalf("%s: %d of %d, and no more come", what, last, n)
+		}
+	}
+}
+
+// told counts a text among what the command says: 1 once it is there.
+func (c *command) told(text string) func() int {
+	return func() int { return min(1, strings.Count(c.says(), text)) }
+}
+
 // drain asks the command to finish what it has read, and wants it to end well.
 func (c *command) drain() {
 	c.t.Helper()
@@ -122,17 +144,6 @@ func (c *command) drain() {
 	if code := c.exit(time.Minute); code != 0 {
 		c.t.Errorf("exit code %d after a drain", code)
 	}
-}
-
-// resident is the process's memory in MiB; 0 where the system doesn't say.
-func (c *command) resident() int {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", c.cmd.Process.Pid))
-	fields := strings.Fields(string(text))
-	if len(fields) < 2 {
-		return 0
-	}
-	pages, _ := strconv.Atoi(fields[1])
-	return pages * os.Getpagesize() >> 20
 }
 
 // publish trains a model of little use and makes it the champion of a registry.
@@ -229,9 +240,7 @@ func payOf(t *testing.T, broker *components.Broker, topic string, n, rate int, o
 			if !old {
 				r.Time = time.Now().UnixMicro()
 			}
-			line := fmt.Sprintf(`{"TRANSACTION_ID":%d,"TX_DATETIME":"%s","CUSTOMER_ID":%d,"TERMINAL_ID":%d,"TX_AMOUNT":%.2f,"TX_FRAUD":%t}`,
-				i, time.UnixMicro(r.Time).UTC().Format(time.RFC3339), r.Customer, r.Terminal, float64(r.Cents)/100, r.Fraud)
-			client.Produce(ctx, &kgo.Record{Value: []byte(line)}, func(_ *kgo.Record, err error) {
+			client.Produce(ctx, &kgo.Record{Value: appendPayment(nil, r, r.Time)}, func(_ *kgo.Record, err error) {
 				if err != nil {
 					p.failed.Store(&err)
 					return
@@ -249,6 +258,18 @@ func payOf(t *testing.T, broker *components.Broker, topic string, n, rate int, o
 		}
 	}()
 	return p
+}
+
+// appendPayment adds a payment of a time, in microseconds since 1970, as a line without its end. A line given to a
+// producer is the producer's: it must not be written over.
+func appendPayment(line []byte, r simulate.Row, micros int64) []byte {
+	line = strconv.AppendInt(append(line, `{"TRANSACTION_ID":`...), r.ID, 10)
+	line = time.UnixMicro(micros).UTC().AppendFormat(append(line, `,"TX_DATETIME":"`...), time.RFC3339Nano)
+	line = strconv.AppendInt(append(line, `","CUSTOMER_ID":`...), r.Customer, 10)
+	line = strconv.AppendInt(append(line, `,"TERMINAL_ID":`...), r.Terminal, 10)
+	line = strconv.AppendFloat(append(line, `,"TX_AMOUNT":`...), float64(r.Cents)/100, 'f', 2, 64)
+	line = strconv.AppendBool(append(line, `,"TX_FRAUD":`...), r.Fraud)
+	return append(line, '}')
 }
 
 // all waits until everything is sent.
@@ -305,15 +326,29 @@ func scores(t *testing.T, c *command, broker *components.Broker, topic string, n
 }
 
 func add(t *testing.T, got map[int]map[string]int, line []byte) {
-	var l struct{ ID *int }
-	if err := json.Unmarshal(line, &l); err != nil || l.ID == nil {
+	id := lineID(line)
+	if id < 0 || !json.Valid(line) {
 		t.Errorf("a line that is no score: %q", line)
 		return
 	}
-	if got[*l.ID] == nil {
-		got[*l.ID] = map[string]int{}
+	if got[id] == nil {
+		got[id] = map[string]int{}
 	}
-	got[*l.ID][string(line)]++
+	got[id][string(line)]++
+}
+
+// lineID is the id that a score begins with, -1 without one.
+func lineID(line []byte) int {
+	rest, ok := bytes.CutPrefix(line, []byte(`{"id":`))
+	end := bytes.IndexByte(rest, ',')
+	if !ok || end < 0 {
+		return -1
+	}
+	id, err := strconv.Atoi(string(rest[:end]))
+	if err != nil {
+		return -1
+	}
+	return id
 }
 
 // identical wants what came more than once to be the same each time, and returns how many did.
@@ -593,9 +628,9 @@ func testSinkStops(t *testing.T, b bed) {
 	signal(syscall.SIGSTOP)
 	p.all()
 	time.Sleep(*pause)
-	held := c.resident()
+	held := residentOf(c.cmd.Process.Pid)
 	signal(syscall.SIGCONT)
 	got := scores(t, c, target, b.out, n)
-	t.Logf("%d scores came again; %d MiB while the target stood, %d MiB at the end", identical(t, got), held, c.resident())
+	t.Logf("%d scores came again; %.0f MB while the target stood, %.0f MB at the end", identical(t, got), held, residentOf(c.cmd.Process.Pid))
 	c.drain()
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,11 +27,12 @@ var (
 	flinkFaults = flag.String("flink", "taskmanager", "what is killed under a job on Flink, of taskmanager, worker, jobmanager, broker, jobserver; with commas")
 	flinkEvents = flag.Int("flink-events", 200_000, "events of a job on Flink")
 	flinkRate   = flag.Int("flink-rate", 10_000, "events a second of a job on Flink")
-	flinkWait   = flag.Duration("flink-wait", 90*time.Second, "for how long a job on Flink may do nothing before it is given up")
 )
 
-// killings are the faults: each kills something, and lets it start again where nothing else does.
-var killings = map[string]func(t *testing.T, c *local.Cluster, b bed){
+// killing kills something under a job, and lets it start again where nothing else does.
+type killing func(t *testing.T, c *local.Cluster, b bed)
+
+var killings = map[string]killing{
 	"taskmanager": func(t *testing.T, c *local.Cluster, _ bed) {
 		check(t, c.KillTaskManager(1))
 		time.Sleep(*pause)
@@ -79,46 +79,46 @@ func TestFlink(t *testing.T) {
 	t.Setenv(asCommand, "1") // to what the TaskManagers start too
 	cluster := components.Flink(t, local.Options{TaskManagers: 2, Slots: 1, Heap: 512 << 20, HighAvailability: slices.Contains(faults, "jobmanager")})
 	broker := components.Kafka(t)
-	near(t, cluster)
 	in := newPayments(t, *flinkEvents)
+	killed := func(name string, kill killing, options place) {
+		t.Run(name, func(t *testing.T) {
+			alone(t, cluster)
+			testFlinkKilled(t, newBed(t, broker), cluster, in, kill, options)
+		})
+	}
 	for _, fault := range faults {
 		kill := killings[fault]
 		if kill == nil {
 			t.Fatalf("no fault is called %q", fault)
 		}
-		t.Run(fault, func(t *testing.T) { testFlinkKilled(t, newBed(t, broker), cluster, in, kill) })
+		killed(fault, kill, nil)
 	}
+	killed("rocksdb", onDisk, place{"state_backend": "rocksdb", "storage_path": "file://" + t.TempDir()})
 }
 
-// near lets the command find a cluster as that of the user.
-func near(t *testing.T, cluster *local.Cluster) {
-	t.Helper()
-	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	home, err := local.DefaultDir()
-	check(t, err)
-	check(t, os.MkdirAll(filepath.Dir(home), 0o755))
-	check(t, os.Symlink(cluster.Dir(), home))
+// onDisk kills a TaskManager of a job, which it wants to keep its state in RocksDB.
+func onDisk(t *testing.T, cluster *local.Cluster, b bed) {
+	var config struct {
+		Backend string `json:"state_backend"`
+	}
+	check(t, rest(t.Context(), cluster, "/jobs/"+jobID(t, cluster, "fraud")+"/checkpoints/config", &config))
+	if !strings.Contains(config.Backend, "RocksDB") {
+		t.Errorf("the job keeps its state in %s", config.Backend)
+	}
+	killings["taskmanager"](t, cluster, b)
 }
 
-// orderedRun is the command that scores in the order of event time on the cluster.
-func (b bed) orderedRun(t *testing.T, parallelism int, more ...string) *command {
-	return b.run(t, append([]string{
-		"--runner", "flink", "--order", "event_time", "--lateness", "1m", "--features", "--set", "stream.idle=0",
-		"--flink", fmt.Sprintf("parallelism=%d", parallelism), "--flink", "checkpoint_interval=2s",
-	}, more...)...)
-}
-
-func testFlinkKilled(t *testing.T, b bed, cluster *local.Cluster, in events, kill func(*testing.T, *local.Cluster, bed)) {
+func testFlinkKilled(t *testing.T, b bed, cluster *local.Cluster, in events, kill killing, options place) {
 	want := in.bounded(t, b.registry)
-	c := b.orderedRun(t, 2)
+	c := b.run(t, slices.Concat(ordered, at(cluster, spread(2)).and(options).flags())...)
 	w := watch(t, b)
 	in.send(t, b, 0, len(in.lines)/10)
-	w.upTo(t, c, len(in.lines)/20) // it runs
+	c.await("scored", len(in.lines)/20, w.ids) // it runs
 	in.send(t, b, len(in.lines)/10, len(in.lines))
-	w.upTo(t, c, len(in.lines)/4)
+	c.await("scored", len(in.lines)/4, w.ids)
 	killed := time.Now()
 	kill(t, cluster, b)
-	w.upTo(t, c, len(in.lines))
+	c.await("scored", len(in.lines), w.ids)
 	t.Logf("%d scores in %s; %s without a new score after the kill", len(in.lines), time.Since(w.first).Round(time.Second), w.gap(killed).Round(100*time.Millisecond))
 	c.drain()
 	w.equal(t, want)
@@ -130,23 +130,20 @@ type events struct{ lines [][]byte }
 
 func newPayments(t *testing.T, n int) (e events) {
 	t.Helper()
-	enough := errors.New("enough")
 	today, inDay := int64(0), int64(0)
 	err := simulate.Fraud(simulate.Params{Days: max(60, n/9000)}, func(r simulate.Row) error {
 		if len(e.lines) == n {
-			return enough
+			return errEnough
 		}
 		const day = 24 * 60 * 60 * 1_000_000
 		if d := r.Time / day; d != today {
 			today, inDay = d, 0
 		}
-		at := time.UnixMicro(today*day + inDay*10_000)
+		e.lines = append(e.lines, appendPayment(nil, r, today*day+inDay*10_000))
 		inDay++
-		e.lines = append(e.lines, fmt.Appendf(nil, `{"TRANSACTION_ID":%d,"TX_DATETIME":"%s","CUSTOMER_ID":%d,"TERMINAL_ID":%d,"TX_AMOUNT":%.2f,"TX_FRAUD":%t}`,
-			len(e.lines), at.UTC().Format(time.RFC3339Nano), r.Customer, r.Terminal, float64(r.Cents)/100, r.Fraud))
 		return nil
 	})
-	if err != nil && !errors.Is(err, enough) {
+	if err != nil && !errors.Is(err, errEnough) {
 		t.Fatal(err)
 	}
 	if len(e.lines) < n {
@@ -170,10 +167,13 @@ func (e events) trailers(t *testing.T) (lines [][]byte) {
 	t.Helper()
 	at := e.time(t, len(e.lines)-1).Add(time.Hour)
 	for partition := range 2 {
-		lines = append(lines, fmt.Appendf(nil, `{"TRANSACTION_ID":%d,"TX_DATETIME":"%s","CUSTOMER_ID":1,"TERMINAL_ID":1,"TX_AMOUNT":1.00,"TX_FRAUD":false}`,
-			1_000_000_000+partition, at.Format(time.RFC3339Nano)))
+		lines = append(lines, trailer(1_000_000_000+int64(partition), at))
 	}
 	return lines
+}
+
+func trailer(id int64, at time.Time) []byte {
+	return appendPayment(nil, simulate.Row{ID: id, Customer: 1, Terminal: 1, Cents: 100}, at.UnixMicro())
 }
 
 // bounded are the lines that a run to the end gives for the events, by id.
@@ -182,16 +182,13 @@ func (e events) bounded(t *testing.T, registry string, more ...string) map[int]s
 	dir := t.TempDir()
 	in, out := filepath.Join(dir, "in.jsonl"), filepath.Join(dir, "out.jsonl")
 	check(t, os.WriteFile(in, append(bytes.Join(e.lines, []byte("\n")), '\n'), 0o644))
-	c := start(t, append([]string{"run", "fraud", "--runner", "direct", "--source", in, "--sink", out, "--registry", registry, "--features", "--dead-letters", filepath.Join(dir, "dead") + "/"}, more...)...)
-	if code := c.exit(2 * time.Minute); code != 0 {
-		t.Fatalf("exit code %d of the bounded run", code)
-	}
+	boundedRun(t, in, out, registry, more...)
 	f, err := os.Open(out)
 	check(t, err)
 	defer f.Close()
 	want := map[int]string{}
 	for s := bufio.NewScanner(f); s.Scan(); {
-		want[scoreID(t, s.Bytes())] = s.Text()
+		want[lineID(s.Bytes())] = s.Text()
 	}
 	if len(want) != len(e.lines) {
 		t.Fatalf("the bounded run scored %d of %d", len(want), len(e.lines))
@@ -199,13 +196,13 @@ func (e events) bounded(t *testing.T, registry string, more ...string) map[int]s
 	return want
 }
 
-func scoreID(t *testing.T, line []byte) int {
-	var l struct{ ID *int }
-	if err := json.Unmarshal(line, &l); err != nil || l.ID == nil {
-		t.Errorf("a line that is no score: %q", line)
-		return -1
+// boundedRun scores a file to its end, with features, and without a cluster.
+func boundedRun(t *testing.T, in, out, registry string, more ...string) {
+	t.Helper()
+	c := start(t, append([]string{"run", "fraud", "--runner", "direct", "--source", in, "--sink", out, "--registry", registry, "--features", "--dead-letters", filepath.Join(filepath.Dir(out), "dead") + "/"}, more...)...)
+	if code := c.exit(20 * time.Minute); code != 0 {
+		t.Fatalf("exit code %d of the bounded run", code)
 	}
-	return *l.ID
 }
 
 // send lets some of the events come at the rate, in the background, and behind the last of all the trailers. The
@@ -278,28 +275,11 @@ func watch(t *testing.T, b bed) *watcher {
 	return w
 }
 
-// upTo waits until so many ids have come.
-func (w *watcher) upTo(t *testing.T, c *command, n int) {
-	t.Helper()
-	have := func() int {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return len(w.got)
-	}
-	last, moved := 0, time.Now()
-	for have() < n {
-		select {
-		case <-c.ended:
-			t.Fatalf("the command ended by itself; %d of %d scored", have(), n)
-		case <-time.After(20 * time.Millisecond):
-		}
-		if now := have(); now > last {
-			last, moved = now, time.Now()
-		}
-		if time.Since(moved) > *flinkWait {
-			t.Fatalf("%d of %d scored, and nothing more comes", last, n)
-		}
-	}
+// ids is how many have come, each counted once.
+func (w *watcher) ids() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.got)
 }
 
 // gap is the longest time after a moment in which no new id came.
@@ -330,14 +310,14 @@ func (w *watcher) count(text string) (n int) {
 	return n
 }
 
-// replace puts one text for another in all lines.
-func (w *watcher) replace(old, text string) {
+// rewrite puts another for each line; lines that become alike are one that came again.
+func (w *watcher) rewrite(f func(line string) string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for id, lines := range w.got {
 		changed := map[string]int{}
 		for line, n := range lines {
-			changed[strings.ReplaceAll(line, old, text)] += n
+			changed[f(line)] += n
 		}
 		w.got[id] = changed
 	}

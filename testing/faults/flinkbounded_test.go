@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,9 +24,6 @@ import (
 )
 
 var flinkAll = flag.Bool("flink-all", false, "let the runners score all 1,754,155 transactions of the handbook, not some tens of thousands")
-
-// patient lets a cluster under which nothing is killed be slow on a busy machine.
-var patient = map[string]string{"heartbeat.timeout": "300000", "pekko.ask.timeout": "300 s"}
 
 // TestFlinkBounded: what a run to the end writes does not depend on the runner: the same scores and features, to
 // the bit, the same alerts and dead letters, into a folder and into single files, by several subtasks as by one
@@ -44,38 +40,17 @@ func TestFlinkBounded(t *testing.T) {
 	registry := filepath.Join(t.TempDir(), "registry")
 	publish(t, registry)
 	var want written
-	var log string // of the run on Flink
+	var dir string // of the run on Flink
 	for _, engine := range []string{"direct", "prism", "flink"} {
-		dir := t.TempDir()
-		logged := ""
-		if log = filepath.Join(dir, "log") + "/"; !*flinkAll {
-			logged = ", feature_log: " + log
-		}
-		args := []string{
-			"run", "fraud", "--runner", engine, "--source", source, "--registry", registry, "--features",
-			"--set", "models[0].decide=[{name: block, when: score >= 0.5}, {name: pass}]",
-			"--set", fmt.Sprintf("sinks={scores: %[1]s/scores/, alerts: {url: %[1]s/alerts.jsonl, when: \"decision == 'block'\"}, dead_letters: %[1]s/dead.jsonl%[2]s}", dir, logged),
-		}
-		took := func() float64 { return 0 }
-		if engine == "flink" {
-			args = append(args, onCluster(cluster, 2)...)
-			took = meter(t, cluster)
-		}
-		begin := time.Now()
-		c := start(t, args...)
-		if code := c.exit(15 * time.Minute); code != 0 {
-			t.Fatalf("%s: exit code %d", engine, code)
-		}
-		seconds, usage := time.Since(begin).Seconds(), c.cmd.ProcessState
-		t.Logf("%s: %.1f s, %.1f s of CPU", engine, seconds, usage.UserTime().Seconds()+usage.SystemTime().Seconds()+took())
-		got := read(t, dir)
+		dir = t.TempDir()
+		got := runOn(t, engine, cluster, dir, source, registry)
 		if len(got.scores) != rows || len(got.dead) != bad {
 			t.Errorf("%s: %d scores and %d dead letters, want %d and %d", engine, len(got.scores), len(got.dead), rows, bad)
 		}
 		if blocked := len(got.alerts); blocked == 0 || blocked == rows {
 			t.Errorf("%s: %d alerts of %d events: nothing was decided", engine, blocked, rows)
 		}
-		if !strings.Contains(c.says(), strconv.Itoa(rows+bad)+" events") && !strings.Contains(c.says(), strconv.Itoa(rows)+" events") {
+		if !strings.Contains(got.says, strconv.Itoa(rows+bad)+" events") && !strings.Contains(got.says, strconv.Itoa(rows)+" events") {
 			t.Errorf("%s doesn't say how many events it read", engine)
 		}
 		t.Logf("%s: scores %016x in %d files, alerts %016x, dead letters %016x", engine, sum(got.scores), got.files, sum(got.alerts), sum(got.dead))
@@ -88,10 +63,40 @@ func TestFlinkBounded(t *testing.T) {
 		same(t, engine+": dead letters", got.dead, want.dead)
 	}
 	if !*flinkAll {
-		testFlinkSkew(t, cluster, source, log)
+		testFlinkSkew(t, cluster, source, featureLog(dir))
 		testFlinkReplay(t, cluster, source, registry, want.scores)
 	}
 }
+
+// runOn lets a runner score a source into a folder, in which the features are logged too.
+func runOn(t *testing.T, engine string, cluster *local.Cluster, dir, source, registry string) written {
+	t.Helper()
+	logged := ""
+	if !*flinkAll {
+		logged = ", feature_log: " + featureLog(dir)
+	}
+	args := append([]string{
+		"run", "fraud", "--source", source, "--registry", registry, "--features",
+		"--set", "models[0].decide=[{name: block, when: score >= 0.5}, {name: pass}]",
+		"--set", fmt.Sprintf("sinks={scores: %[1]s/scores/, alerts: {url: %[1]s/alerts.jsonl, when: \"decision == 'block'\"}, dead_letters: %[1]s/dead.jsonl%[2]s}", dir, logged),
+	}, on(engine, cluster)...)
+	took := func() float64 { return 0 }
+	if engine == "flink" {
+		took = meter(t, cluster)
+	}
+	begin := time.Now()
+	c := start(t, args...)
+	if code := c.exit(15 * time.Minute); code != 0 {
+		t.Fatalf("%s: exit code %d", engine, code)
+	}
+	seconds, usage := time.Since(begin).Seconds(), c.cmd.ProcessState
+	t.Logf("%s: %.1f s, %.1f s of CPU", engine, seconds, usage.UserTime().Seconds()+usage.SystemTime().Seconds()+took())
+	got := read(t, dir)
+	got.says = c.says()
+	return got
+}
+
+func featureLog(dir string) string { return filepath.Join(dir, "log") + "/" }
 
 // testFlinkSkew: nothing differs in the log of a run on Flink, and a comparison on a cluster with another history
 // reports the differences that one here does.
@@ -107,7 +112,7 @@ func testFlinkSkew(t *testing.T, cluster *local.Cluster, source, log string) {
 	compare(source, 0, "--runner", "direct")
 	part := filepath.Join(source, "payments-[012].jsonl")
 	want := compare(part, 1, "--runner", "direct")
-	if got := compare(part, 1, onCluster(cluster, 2)...); got != want || got == "" {
+	if got := compare(part, 1, on("flink", cluster)...); got != want || got == "" {
 		t.Errorf("on Flink it reports %s\nwant %s", got, want)
 	}
 }
@@ -126,7 +131,7 @@ func testFlinkReplay(t *testing.T, cluster *local.Cluster, source, registry stri
 		return c.says()
 	}
 	do("run", "fraud", "--runner", "direct", "--set", "event.fields.TX_AMOUNT={type: decimal, scale: 2, min: 5}", "--sink", in("strict.jsonl"), "--dead-letters", in("letters.jsonl"))
-	flink := append(onCluster(cluster, 2), "--sink", in("flink.jsonl"), "--dead-letters", in("flink-dead.jsonl"))
+	flink := append(on("flink", cluster), "--sink", in("flink.jsonl"), "--dead-letters", in("flink-dead.jsonl"))
 	here := []string{"--runner", "direct", "--sink", in("direct.jsonl"), "--dead-letters", in("direct-dead.jsonl")}
 	for _, args := range [][]string{here, flink} {
 		says := do(append([]string{"replay", "fraud", "--from", in("letters.jsonl"), "--class", "range"}, args...)...)
@@ -152,16 +157,6 @@ func testFlinkReplay(t *testing.T, cluster *local.Cluster, source, registry stri
 	}
 }
 
-// onCluster are the flags that send a job to a cluster.
-func onCluster(c *local.Cluster, parallelism int) (args []string) {
-	kind, config := c.Environment()
-	args = []string{"--runner", "flink"}
-	for _, o := range []string{"endpoint=" + c.JobServer(), "rest=" + c.REST(), "environment=" + kind, "environment_config=" + config, fmt.Sprintf("parallelism=%d", parallelism)} {
-		args = append(args, "--flink", o)
-	}
-	return args
-}
-
 // simulated is a folder of four files with the payments of some weeks; some of its lines can't be read.
 func simulated(t *testing.T) (folder string, good, bad int) {
 	t.Helper()
@@ -169,8 +164,7 @@ func simulated(t *testing.T) (folder string, good, bad int) {
 	n := 0
 	check(t, simulate.Fraud(simulate.Params{Days: 56, Customers: 400, Terminals: 800, Radius: 8, Seed: 7}, func(r simulate.Row) error {
 		b := &files[n*7%13%4]
-		fmt.Fprintf(b, `{"TRANSACTION_ID":%d,"TX_DATETIME":"%s","CUSTOMER_ID":%d,"TERMINAL_ID":%d,"TX_AMOUNT":%.2f,"TX_FRAUD":%t}`+"\n",
-			r.ID, time.UnixMicro(r.Time).UTC().Format(time.RFC3339), r.Customer, r.Terminal, float64(r.Cents)/100, r.Fraud)
+		b.Write(append(appendPayment(b.AvailableBuffer(), r, r.Time), '\n'))
 		if n%500 == 3 {
 			fmt.Fprintf(b, `{"TRANSACTION_ID":"broken-%d"}`+"\n", n)
 			bad++
@@ -189,7 +183,8 @@ func simulated(t *testing.T) (folder string, good, bad int) {
 // written is what a run has written: a digest of each line by its event, and of each dead letter by its record.
 type written struct {
 	scores, alerts, dead map[string]uint64
-	files                int // of scores
+	files                int    // of scores
+	says                 string // of the command
 }
 
 func read(t *testing.T, dir string) written {
@@ -206,12 +201,11 @@ func read(t *testing.T, dir string) written {
 
 // scoreKey is the id of a line that begins with it, and what of the line is compared: all.
 func scoreKey(line []byte) (string, []byte, error) {
-	id, ok := bytes.CutPrefix(line, []byte(`{"id":`))
-	at := bytes.IndexByte(id, ',')
-	if !ok || at < 0 {
+	id := lineID(line)
+	if id < 0 {
 		return "", nil, fmt.Errorf("no score: %q", line)
 	}
-	return string(id[:at]), line, nil
+	return strconv.Itoa(id), line, nil
 }
 
 // letterKey is a letter's record, and what does not depend on when it was written.
@@ -264,60 +258,4 @@ func same(t *testing.T, what string, got, want map[string]uint64) {
 	}
 	slices.Sort(differ)
 	t.Errorf("%s: %d of %d differ, and there are %d, as %v", what, len(differ), len(want), len(got), differ[:min(3, len(differ))])
-}
-
-// meter measures the CPU seconds that a cluster's processes take from now on, those included that end meanwhile.
-func meter(t *testing.T, c *local.Cluster) (seconds func() float64) {
-	t.Helper()
-	before, now := map[int]float64{}, map[int]float64{}
-	look := func(into map[int]float64) {
-		var pids []int
-		for _, pid := range c.PIDs() {
-			pids = append(pids, pid)
-		}
-		for i := range 2 {
-			if children, err := c.Children(i); err == nil {
-				pids = append(pids, children...)
-			}
-		}
-		for _, pid := range pids {
-			into[pid] = max(into[pid], processCPU(pid))
-		}
-	}
-	look(before)
-	quit := make(chan struct{})
-	var looking sync.WaitGroup
-	looking.Go(func() {
-		for {
-			select {
-			case <-quit:
-				return
-			case <-time.After(300 * time.Millisecond):
-				look(now)
-			}
-		}
-	})
-	end := sync.OnceFunc(func() { close(quit); looking.Wait() })
-	t.Cleanup(end)
-	return func() (total float64) {
-		end()
-		for pid, s := range now {
-			total += s - before[pid]
-		}
-		return total
-	}
-}
-
-// processCPU is the CPU seconds that a process has taken so far, 0 if it has ended.
-func processCPU(pid int) float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	var ticks [2]float64                                                      // utime and stime,
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // behind the name
-	for i := range ticks {
-		ticks[i], _ = strconv.ParseFloat(fields[11+i], 64)
-	}
-	return (ticks[0] + ticks[1]) / 100
 }

@@ -2,10 +2,8 @@ package faults
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -30,39 +28,12 @@ import (
 // it says tells what to do.
 func TestFlinkErrors(t *testing.T) {
 	t.Setenv(asCommand, "1") // to what the TaskManagers start too
-	cluster := components.Flink(t, local.Options{TaskManagers: 2, Slots: 1, Heap: 512 << 20,
-		Settings: map[string]string{"heartbeat.timeout": "60000"}}) // a machine with other work may be late; who is dead is known by its port
+	cluster := components.Flink(t, local.Options{TaskManagers: 2, Slots: 1, Heap: 512 << 20, Settings: watchful})
 	t.Run("Messages", func(t *testing.T) { testFlinkMessages(t, cluster) })
-	broker := components.Kafka(t)
-	in := newPayments(t, min(*flinkEvents, 60_000))
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, bed, *local.Cluster, events)
-	}{{"DiskFull", testFlinkDiskFull}, {"RocksDB", testFlinkRocksDB}} {
-		t.Run(c.name, func(t *testing.T) {
-			free(t, cluster)
-			c.test(t, newBed(t, broker), cluster, in)
-		})
-	}
-}
-
-// place is where a job runs, by the names of the options of --flink.
-type place map[string]string
-
-// at is a cluster, and what is otherwise.
-func at(c *local.Cluster, other place) place {
-	kind, config := c.Environment()
-	p := place{"endpoint": c.JobServer(), "rest": c.REST(), "environment": kind, "environment_config": config}
-	maps.Copy(p, other)
-	return p
-}
-
-func (p place) flags() []string {
-	flags := []string{"--runner", "flink"}
-	for _, name := range slices.Sorted(maps.Keys(p)) {
-		flags = append(flags, "--flink", name+"="+p[name])
-	}
-	return flags
+	t.Run("DiskFull", func(t *testing.T) {
+		alone(t, cluster)
+		testFlinkDiskFull(t, newBed(t, components.Kafka(t)), cluster, newPayments(t, min(*flinkEvents, 60_000)))
+	})
 }
 
 func testFlinkMessages(t *testing.T, cluster *local.Cluster) {
@@ -116,7 +87,7 @@ func testFlinkMessages(t *testing.T, cluster *local.Cluster) {
 			if c.name == "Docker" && exec.Command("docker", "info").Run() == nil {
 				t.Skip("docker is there")
 			}
-			free(t, cluster)
+			alone(t, cluster)
 			begun := time.Now()
 			run := start(t, append([]string{"run", "fraud", "--source", in, "--sink", filepath.Join(t.TempDir(), "out.jsonl"), "--registry", registry}, at(cluster, c.other).flags()...)...)
 			code := run.exit(5 * time.Minute)
@@ -131,22 +102,6 @@ func testFlinkMessages(t *testing.T, cluster *local.Cluster) {
 			}
 		})
 	}
-}
-
-// free waits until the jobs before have given their slots back.
-func free(t *testing.T, cluster *local.Cluster) {
-	t.Helper()
-	for range 600 {
-		var have struct {
-			Slots int `json:"slots-available"`
-		}
-		ask(t, cluster, "/overview", &have)
-		if have.Slots == 2 {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	t.Fatal("a job that has ended keeps its slots")
 }
 
 func lastLine(s string) string {
@@ -192,121 +147,6 @@ func older(t *testing.T, cluster *local.Cluster, out func(*jobpb.PipelineOptionD
 	return l.Addr().String()
 }
 
-// streamAt is the command that scores a stream in the order of event time, whose job runs.
-func (b bed) streamAt(t *testing.T, cluster *local.Cluster, other place) *command {
-	t.Helper()
-	c := b.run(t, append([]string{"--order", "event_time", "--lateness", "1m", "--features", "--set", "stream.idle=0"}, at(cluster, other).flags()...)...)
-	t.Cleanup(func() {
-		for _, j := range jobsAt(t, cluster) { // those of a test that has failed
-			cancel := start(t, "jobs", "--rest", cluster.REST(), "cancel", j)
-			<-cancel.ended
-		}
-	})
-	for range 3000 {
-		if strings.Contains(c.says(), "the job is RUNNING") {
-			return c
-		}
-		select {
-		case <-c.ended:
-			t.Fatal("the command ended by itself")
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-	t.Fatal("the job doesn't run")
-	return nil
-}
-
-// testFlinkRocksDB: state on disk, and a TaskManager killed.
-func testFlinkRocksDB(t *testing.T, b bed, cluster *local.Cluster, in events) {
-	want := in.bounded(t, b.registry)
-	c := b.streamAt(t, cluster, place{"parallelism": "2", "state_backend": "rocksdb", "storage_path": "file://" + t.TempDir(), "checkpoint_interval": "2s"})
-	w := watch(t, b)
-	in.send(t, b, 0, len(in.lines)/3) // two days: the first is complete with the second
-	w.comes(t, c, len(in.lines)/10)
-	var config struct {
-		Backend string `json:"state_backend"`
-	}
-	askJob(t, cluster, "/checkpoints/config", &config)
-	if !strings.Contains(config.Backend, "RocksDB") {
-		t.Errorf("the job keeps its state in %s", config.Backend)
-	}
-	in.send(t, b, len(in.lines)/3, len(in.lines))
-	w.comes(t, c, len(in.lines)/2)
-	killed := time.Now()
-	check(t, cluster.KillTaskManager(1))
-	check(t, cluster.StartTaskManager(t.Context(), 1))
-	w.comes(t, c, len(in.lines))
-	t.Logf("%s without a new score after the kill", w.gap(killed).Round(100*time.Millisecond))
-	c.drain()
-	w.equal(t, want)
-}
-
-func ask(t *testing.T, cluster *local.Cluster, path string, answer any) {
-	t.Helper()
-	resp, err := http.Get("http://" + cluster.REST() + path)
-	check(t, err)
-	defer resp.Body.Close()
-	check(t, json.NewDecoder(resp.Body).Decode(answer))
-}
-
-// comes waits until so many ids have come, however long a loaded machine takes to start workers.
-func (w *watcher) comes(t *testing.T, c *command, n int) {
-	t.Helper()
-	have := func() int {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return len(w.got)
-	}
-	for begun := time.Now(); have() < n; {
-		select {
-		case <-c.ended:
-			t.Fatalf("the command ended by itself; %d of %d scored", have(), n)
-		case <-time.After(20 * time.Millisecond):
-		}
-		if time.Since(begun) > 8*time.Minute {
-			t.Fatalf("%d of %d scored", have(), n)
-		}
-	}
-}
-
-// soon waits for something as long.
-func soon(t *testing.T, c *command, what string, is func() bool) {
-	t.Helper()
-	for begun := time.Now(); !is(); {
-		select {
-		case <-c.ended:
-			t.Fatal("the command ended by itself")
-		case <-time.After(200 * time.Millisecond):
-		}
-		if time.Since(begun) > 8*time.Minute {
-			t.Fatalf("%s: it did not come", what)
-		}
-	}
-}
-
-// jobsAt are the ids of the jobs that have not ended.
-func jobsAt(t *testing.T, cluster *local.Cluster) (ids []string) {
-	t.Helper()
-	var jobs struct{ Jobs []struct{ ID, Status string } }
-	ask(t, cluster, "/jobs", &jobs)
-	for _, j := range jobs.Jobs {
-		if j.Status != "FINISHED" && j.Status != "CANCELED" && j.Status != "FAILED" {
-			ids = append(ids, j.ID)
-		}
-	}
-	return ids
-}
-
-// askJob asks Flink about the one job that has not ended.
-func askJob(t *testing.T, cluster *local.Cluster, path string, answer any) {
-	t.Helper()
-	ids := jobsAt(t, cluster)
-	if len(ids) != 1 {
-		t.Fatalf("jobs %v go on, want one", ids)
-	}
-	ask(t, cluster, "/jobs/"+ids[0]+path, answer)
-}
-
 // testFlinkDiskFull: there is no room for checkpoints for a while. Scoring goes on, the command says what is wrong and
 // what to do, and nothing is lost, not even with a TaskManager that is killed meanwhile.
 func testFlinkDiskFull(t *testing.T, b bed, cluster *local.Cluster, in events) {
@@ -316,32 +156,36 @@ func testFlinkDiskFull(t *testing.T, b bed, cluster *local.Cluster, in events) {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) })
 	want := in.bounded(t, b.registry)
-	c := b.streamAt(t, cluster, place{"parallelism": "2", "state_backend": "hashmap", "storage_path": "file://" + disk, "checkpoint_interval": "2s"})
+	options := place{"state_backend": "hashmap", "storage_path": "file://" + disk}
+	c := b.run(t, slices.Concat(ordered, at(cluster, spread(2)).and(options).flags())...)
+	c.await("start of the job", 1, c.told("the job is RUNNING"))
 	w := watch(t, b)
-	in.send(t, b, 0, len(in.lines)/3)
-	w.comes(t, c, len(in.lines)/10)
+	in.send(t, b, 0, len(in.lines)/3) // two days: the first is complete with the second
+	c.await("scored", len(in.lines)/10, w.ids)
+	job := jobID(t, cluster, "fraud")
 	complete := func() int {
-		var checkpoints struct{ Counts struct{ Completed int } }
-		askJob(t, cluster, "/checkpoints", &checkpoints)
-		return checkpoints.Counts.Completed
+		all, err := checkpointsOf(t.Context(), cluster, job)
+		check(t, err)
+		return all.Counts.Completed
 	}
-	soon(t, c, "a checkpoint", func() bool { return complete() > 0 })
+	c.await("checkpoint", 1, complete)
 	ballast := fill(t, disk)
-	soon(t, c, "the message", func() bool { return strings.Contains(c.says(), "checkpoints fail") })
+	c.await("message", 1, c.told("checkpoints fail"))
 	for _, text := range []string{"No space left on device", "make room where they are kept (storage_path", "the job goes on"} {
 		if !strings.Contains(c.says(), text) {
 			t.Errorf("it doesn't say %q", text)
 		}
 	}
 	in.send(t, b, len(in.lines)/3, len(in.lines))
-	w.comes(t, c, len(in.lines)/2)
+	c.await("scored", len(in.lines)/2, w.ids)
 	check(t, cluster.KillTaskManager(1))
 	check(t, cluster.StartTaskManager(t.Context(), 1))
-	w.comes(t, c, len(in.lines)*3/4)
+	c.await("scored", len(in.lines)*3/4, w.ids)
 	before := complete()
 	check(t, os.Remove(ballast))
-	soon(t, c, "a checkpoint with room", func() bool { return complete() > before && strings.Contains(c.says(), "checkpoints complete again") })
-	w.comes(t, c, len(in.lines))
+	c.await("checkpoint with room", before+1, complete)
+	c.await("message", 1, c.told("checkpoints complete again"))
+	c.await("scored", len(in.lines), w.ids)
 	c.drain()
 	w.equal(t, want)
 }

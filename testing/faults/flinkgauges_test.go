@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -15,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -132,7 +132,7 @@ const megabyte = 1 << 20
 
 // rest asks a cluster by its REST interface for what package flink has no use for.
 func rest(ctx context.Context, c *local.Cluster, path string, answer any) error {
-	ctx, stop := context.WithTimeout(ctx, 10*time.Second)
+	ctx, stop := context.WithTimeout(ctx, 30*time.Second)
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.REST()+path, nil)
 	if err != nil {
@@ -228,25 +228,60 @@ func residentOf(pids ...int) (all float64) {
 	return all
 }
 
-// cpuOf is the CPU seconds that the processes of a cluster of one TaskManager have taken so far.
-func cpuOf(t *testing.T, c *local.Cluster) (seconds float64) {
+// meter measures the CPU seconds that a cluster's processes take from now on, those included that end meanwhile.
+func meter(t *testing.T, c *local.Cluster) (seconds func() float64) {
 	t.Helper()
-	pids := slices.Collect(maps.Values(c.PIDs()))
-	children, err := c.Children(0)
-	check(t, err)
-	pids = append(pids, children...)
-	for _, pid := range pids {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue // it has ended
+	before, now := map[int]float64{}, map[int]float64{}
+	look := func(into map[int]float64) {
+		var pids []int
+		for _, pid := range c.PIDs() {
+			pids = append(pids, pid)
 		}
-		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-		for _, i := range []int{11, 12} { // utime and stime, behind the name
-			ticks, _ := strconv.ParseFloat(fields[i], 64)
-			seconds += ticks / 100
+		for i := range 2 {
+			if children, err := c.Children(i); err == nil {
+				pids = append(pids, children...)
+			}
+		}
+		for _, pid := range pids {
+			into[pid] = max(into[pid], processCPU(pid))
 		}
 	}
-	return seconds
+	look(before)
+	quit := make(chan struct{})
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for {
+			select {
+			case <-quit:
+				return
+			case <-time.After(300 * time.Millisecond):
+				look(now)
+			}
+		}
+	})
+	end := sync.OnceFunc(func() { close(quit); looking.Wait(); look(now) })
+	t.Cleanup(end)
+	return func() (total float64) {
+		end()
+		for pid, s := range now {
+			total += s - before[pid]
+		}
+		return total
+	}
+}
+
+// processCPU is the CPU seconds that a process has taken so far, 0 if it has ended.
+func processCPU(pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	var ticks [2]float64                                                      // utime and stime,
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // behind the name
+	for i := range ticks {
+		ticks[i], _ = strconv.ParseFloat(fields[11+i], 64)
+	}
+	return (ticks[0] + ticks[1]) / 100
 }
 
 // folderSize is what the files below a folder take, in MB; some come and go meanwhile.

@@ -4,10 +4,8 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,16 +44,16 @@ func TestFlinkResume(t *testing.T) {
 		if i > 0 {
 			from = savepoint(point)
 		}
-		c := b.orderedRun(t, parallelism, from...)
+		c := b.resume(t, parallelism, from...)
 		first, last := i*chunk, (i+1)*chunk
 		if i == len(steps)-1 {
 			last = len(in.lines)
 		}
 		sent := in.send(t, b, first, last)
-		w.upTo(t, c, first+chunk/2)
+		c.await("scored", first+chunk/2, w.ids)
 		allWork(t, cluster, parallelism)
 		if last == len(in.lines) {
-			w.upTo(t, c, last)
+			c.await("scored", last, w.ids)
 		}
 		point = stopped(t, c)
 		sent()
@@ -67,7 +65,7 @@ func TestFlinkResume(t *testing.T) {
 	if second := w.count(`"fraud@2"`); second == 0 || second == len(in.lines) {
 		t.Errorf("%d of %d lines are of the second version", second, len(in.lines))
 	}
-	w.replace(`"fraud@2"`, `"fraud@1"`) // they are alike
+	w.rewrite(func(line string) string { return strings.ReplaceAll(line, `"fraud@2"`, `"fraud@1"`) }) // they are alike
 	w.equal(t, want)
 	changeFeatures(t, b, steps[len(steps)-1], point, in, later)
 }
@@ -79,6 +77,12 @@ func (e events) split(t *testing.T, at int) (before, after events) {
 		at++
 	}
 	return events{e.lines[:at]}, events{e.lines[at:]}
+}
+
+// resume is the command on the cluster of the user, over so many subtasks, from a savepoint if there is one.
+func (b bed) resume(t *testing.T, parallelism int, more ...string) *command {
+	t.Helper()
+	return b.run(t, slices.Concat(ordered, spread(parallelism).flags(), more)...)
 }
 
 func savepoint(path string, more ...string) []string {
@@ -121,9 +125,6 @@ func allWork(t *testing.T, cluster *local.Cluster, parallelism int) {
 // rowsIn are the records that the subtasks of a stage have got.
 func rowsIn(t *testing.T, cluster *local.Cluster, job, stage string) (n []int64) {
 	t.Helper()
-	answer, err := http.Get("http://" + cluster.REST() + "/jobs/" + job + "/vertices/" + stage)
-	check(t, err)
-	defer answer.Body.Close()
 	var vertex struct {
 		Subtasks []struct {
 			Metrics struct {
@@ -131,28 +132,11 @@ func rowsIn(t *testing.T, cluster *local.Cluster, job, stage string) (n []int64)
 			}
 		}
 	}
-	check(t, json.NewDecoder(answer.Body).Decode(&vertex))
+	check(t, rest(t.Context(), cluster, "/jobs/"+job+"/vertices/"+stage, &vertex))
 	for _, s := range vertex.Subtasks {
 		n = append(n, s.Metrics.In)
 	}
 	return n
-}
-
-// stopped ends the job that a command runs, with a savepoint, and returns where that is.
-func stopped(t *testing.T, c *command) (path string) {
-	t.Helper()
-	drain := start(t, "jobs", "drain", "fraud")
-	if code := drain.exit(*flinkWait); code != 0 {
-		t.Fatalf("jobs drain: exit code %d", code)
-	}
-	found := regexp.MustCompile(`savepoint_path=(\S+)`).FindStringSubmatch(drain.says())
-	if found == nil {
-		t.Fatalf("jobs drain doesn't say where the savepoint is: %s", drain.says())
-	}
-	if code := c.exit(*flinkWait); code != 0 {
-		t.Errorf("exit code %d of the job that was stopped", code)
-	}
-	return found[1]
 }
 
 // refused wants a command to end with a code, and to say why.
@@ -174,10 +158,10 @@ func refused(t *testing.T, c *command, code int, says ...string) {
 func refuseShards(t *testing.T, b bed, steps []int, point string) {
 	parallelism, shards := steps[1], max(8, 4*steps[0]) // as scoring.Stream says
 	other := savepoint(point, "--flink", fmt.Sprintf("shards=%d", 2*shards))
-	refused(t, b.orderedRun(t, parallelism, other...), 2, fmt.Sprintf("shards=%d", shards))
+	refused(t, b.resume(t, parallelism, other...), 2, fmt.Sprintf("shards=%d", shards))
 	note := filepath.Join(strings.TrimPrefix(point, "file:"), "millrace.json")
 	check(t, os.Rename(note, note+".away"))
-	refused(t, b.orderedRun(t, parallelism, other...), 1, "number of shards")
+	refused(t, b.resume(t, parallelism, other...), 1, "number of shards")
 	check(t, os.Rename(note+".away", note))
 }
 
@@ -190,17 +174,17 @@ func changeFeatures(t *testing.T, b bed, parallelism int, point string, in, late
 	b.registry, b.out = filepath.Join(t.TempDir(), "registry"), b.out+".changed"
 	publishFor(t, b.registry, u)
 	b.CreateTopic(b.out, 2)
-	c := b.orderedRun(t, parallelism, savepoint(point, "--set", change)...)
+	c := b.resume(t, parallelism, savepoint(point, "--set", change)...)
 	refused(t, c, 1, "TERMINAL_ID@", "fresh_state=true")
 	if strings.Contains(c.says(), "CUSTOMER_ID@") {
 		t.Errorf("it refuses state that has not changed: %s", c.says())
 	}
 
 	w := watch(t, b)
-	c = b.orderedRun(t, parallelism, savepoint(point, "--set", change, "--flink", "fresh_state=true")...)
+	c = b.resume(t, parallelism, savepoint(point, "--set", change, "--flink", "fresh_state=true")...)
 	later.send(t, b, 0, len(later.lines))
 	waited := in.trailers(t) // since before the savepoint
-	w.upTo(t, c, len(waited)+len(later.lines))
+	c.await("scored", len(waited)+len(later.lines), w.ids)
 	c.drain()
 	whole := events{slices.Concat(in.lines, waited, later.lines)}.bounded(t, b.registry, "--set", change)
 	fresh := events{slices.Concat(waited, later.lines)}.bounded(t, b.registry, "--set", change)
@@ -212,15 +196,7 @@ func changeFeatures(t *testing.T, b bed, parallelism int, point string, in, late
 		}
 	}
 	t.Logf("%d of %d events would have other features with the state that was dropped", changed, len(want)) // none of a history shorter than the label's delay
-	w.mu.Lock()
-	for id, lines := range w.got {
-		features := map[string]int{}
-		for line, n := range lines {
-			features[mixed(t, line, line)] += n
-		}
-		w.got[id] = features
-	}
-	w.mu.Unlock()
+	w.rewrite(func(line string) string { return mixed(t, line, line) })
 	w.equal(t, want)
 }
 

@@ -4,7 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,10 +21,7 @@ import (
 var (
 	flinkEntities = flag.Int("flink-entities", 0, "measure a job on Flink with the state of so many terminals and half as many customers, beside one with ten thousand; 0: don't")
 	flinkMeasured = flag.Int("flink-scale-events", 2_000_000, "events over which cost and restart are measured once the windows are full")
-	flinkHeap     = flag.Int("flink-scale-heap", 0, "the TaskManager's heap for tasks in MB; 0: by the number of terminals")
-	flinkBackend  = flag.String("flink-scale-backend", "hashmap", "the state backend, hashmap or rocksdb")
-	flinkShards   = flag.Int("flink-scale-shards", 0, "shards of the state; 0: the default")
-	flinkInterval = flag.Duration("flink-scale-interval", 10*time.Second, "between two checkpoints")
+	flinkOptions  = flag.String("flink-scale-options", "", "options of --flink for the job that is measured, as state_backend=rocksdb,shards=32")
 )
 
 // TestFlinkScale measures: it holds nothing to a bound, and means something on a quiet machine only.
@@ -33,6 +30,8 @@ func TestFlinkScale(t *testing.T) {
 		t.Skip("runs with -flink-entities=N")
 	}
 	t.Setenv(asCommand, "1")
+	defer func(wait time.Duration) { *flinkWait = wait }(*flinkWait)
+	*flinkWait = max(*flinkWait, 20*time.Minute) // so much state takes minutes to write, and to read again
 	broker := components.Kafka(t)
 	var runs []*scale
 	for _, n := range []int{10_000, *flinkEntities} {
@@ -95,43 +94,39 @@ func (s *scale) measure(broker *components.Broker) {
 	broker.CreateTopic(s.bed.out, 2, "retention.bytes", strconv.Itoa(256<<20), "segment.bytes", strconv.Itoa(64<<20))
 	publish(t, s.bed.registry)
 	s.admin = broker.Admin()
-	heap := int64(*flinkHeap) << 20
-	if heap == 0 {
-		heap = 1<<30 + 200*int64(s.terminals)
-	}
-	s.cluster = components.Flink(t, local.Options{Slots: 2, Heap: heap})
+	s.cluster = components.Flink(t, local.Options{Slots: 2, Heap: 1<<30 + 200*int64(s.terminals)})
 
 	s.fill(2 * s.terminals)
+	cpu := meter(t, s.cluster)
 	c := s.start()
-	before := cpuOf(t, s.cluster)
 	took := s.drain(c, 0, time.Now())
 	s.put("start, seconds to the first score", took.first.Seconds())
 	s.put("filling, events a second", float64(s.sent)/(took.all-took.first).Seconds())
-	s.put("filling, CPU seconds a million, start included", s.each(before, s.sent))
+	s.put("filling, CPU seconds a million, start included", cpu()/float64(s.sent)*1e6)
 
 	done := s.sent
-	before, begin := cpuOf(t, s.cluster), time.Now()
+	cpu, begin := meter(t, s.cluster), time.Now()
 	s.fill(*flinkMeasured)
 	took = s.drain(c, done, begin)
 	s.put("windows full, events a second", float64(*flinkMeasured)/took.all.Seconds())
-	s.put("windows full, CPU seconds a million", s.each(before, *flinkMeasured))
+	s.put("windows full, CPU seconds a million", cpu()/float64(*flinkMeasured)*1e6)
 	s.put("longest checkpoint while they come, seconds", took.checkpoint.Seconds())
 	s.memory()
-	s.rest(c)
+	s.atRest(c)
 
 	begin = time.Now()
-	savepoint := s.stop(c)
+	point := stopped(t, c, "--rest", s.cluster.REST())
 	s.put("stopping with a savepoint, seconds", time.Since(begin).Seconds())
-	s.put("savepoint, MB", folderSize(strings.TrimPrefix(savepoint, "file:")))
+	s.put("savepoint, MB", folderSize(strings.TrimPrefix(point, "file:")))
 
 	done = s.sent
 	s.fill(*flinkMeasured)
-	before = cpuOf(t, s.cluster)
-	c = s.start("--flink", "savepoint_path="+savepoint)
+	cpu = meter(t, s.cluster)
+	c = s.start(savepoint(point)...)
 	took = s.drain(c, done, time.Now())
 	s.put("restart, seconds to the first score", took.first.Seconds())
 	s.put(fmt.Sprintf("restart, seconds to the last of %d behind", *flinkMeasured), took.all.Seconds())
-	s.put("restart, CPU seconds", cpuOf(t, s.cluster)-before)
+	s.put("restart, CPU seconds", cpu())
 	s.memory()
 	c.drain()
 }
@@ -162,17 +157,15 @@ func scramble(x uint64) uint64 {
 }
 
 func (s *scale) start(more ...string) *command {
-	kind, config := s.cluster.Environment()
-	if *flinkBackend != "hashmap" {
-		more = append(more, "--flink", "state_backend="+*flinkBackend, "--flink", "storage_path=file://"+filepath.Join(s.cluster.Dir(), "checkpoints"))
+	p := at(s.cluster, over(2)).and(place{"checkpoint_interval": "10s"})
+	for _, option := range strings.FieldsFunc(*flinkOptions, func(r rune) bool { return r == ',' }) {
+		name, value, _ := strings.Cut(option, "=")
+		p[name] = value
 	}
-	if *flinkShards > 0 {
-		more = append(more, "--flink", fmt.Sprintf("shards=%d", *flinkShards))
+	if p["state_backend"] != "" && p["storage_path"] == "" {
+		p["storage_path"] = "file://" + filepath.Join(s.cluster.Dir(), "checkpoints")
 	}
-	return s.bed.run(s.t, append([]string{
-		"--runner", "flink", "--order", "arrival", "--set", "stream.idle=0", "--flink", "parallelism=2", "--flink", fmt.Sprintf("checkpoint_interval=%s", *flinkInterval),
-		"--flink", "endpoint=" + s.cluster.JobServer(), "--flink", "rest=" + s.cluster.REST(), "--flink", "environment=" + kind, "--flink", "environment_config=" + config,
-	}, more...)...)
+	return s.bed.run(s.t, slices.Concat([]string{"--order", "arrival", "--set", "stream.idle=0"}, p.flags(), more)...)
 }
 
 // drained says how long it took to the first score and to the last, and the longest checkpoint meanwhile.
@@ -180,38 +173,24 @@ type drained struct{ first, all, checkpoint time.Duration }
 
 // drain waits until all that was sent is scored, of which some was before it began.
 func (s *scale) drain(c *command, before int, begin time.Time) (d drained) {
-	t := s.t
-	t.Helper()
-	said, moved, last := time.Now(), time.Now(), before
-	for {
-		select {
-		case <-c.ended:
-			t.Fatalf("the command ended by itself, %d of %d scored", last, s.sent)
-		case <-time.After(20 * time.Millisecond):
-		}
-		ends, err := s.admin.ListEndOffsets(t.Context(), s.bed.out)
-		check(t, err)
-		scored := 0
+	s.t.Helper()
+	said := begin
+	c.await("scored", s.sent, func() (scored int) {
+		ends, err := s.admin.ListEndOffsets(s.t.Context(), s.bed.out)
+		check(s.t, err)
 		ends.Each(func(o kadm.ListedOffset) { scored += int(o.Offset) })
-		if scored > last {
-			if last == before {
-				d.first = time.Since(begin)
-			}
-			last, moved = scored, time.Now()
-		}
-		if scored >= s.sent {
-			d.all = time.Since(begin)
-			d.checkpoint = s.longest(begin)
-			return d
-		}
-		if time.Since(moved) > 10*time.Minute {
-			t.Fatalf("%d of %d scored, and nothing more comes", scored, s.sent)
+		if scored > before && d.first == 0 {
+			d.first = time.Since(begin)
 		}
 		if time.Since(said) > 10*time.Second {
 			said = time.Now()
 			s.progress(scored, time.Since(begin))
 		}
-	}
+		return scored
+	})
+	d.all = time.Since(begin)
+	d.checkpoint = s.longest(begin)
+	return d
 }
 
 func (s *scale) progress(scored int, at time.Duration) {
@@ -232,31 +211,24 @@ func (s *scale) longest(since time.Time) (d time.Duration) {
 	return d
 }
 
-// rest looks at the job when nothing comes: at a checkpoint that was begun then.
-func (s *scale) rest(c *command) {
-	t := s.t
-	job, since := jobID(t, s.cluster, "fraud"), time.Now().Add(time.Second).UnixMilli()
-	for deadline := time.Now().Add(20 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		all, err := checkpointsOf(t.Context(), s.cluster, job)
-		if err == nil && all.Latest.Completed != nil && all.Latest.Completed.Trigger > since {
-			last := all.Latest.Completed
-			s.put("checkpoint, MB", float64(last.State)/megabyte)
-			s.put("checkpoint, bytes a terminal", float64(last.State)/float64(s.terminals))
-			s.put("checkpoint, MB written", float64(last.Written)/megabyte)
-			s.put("checkpoint at rest, seconds", float64(last.Took)/1000)
-			s.put("checkpoints that failed", float64(all.Counts.Failed))
-			s.put("restarts", float64(all.Counts.Restored))
-			return
+// atRest looks at the job when nothing comes: at a checkpoint that was begun then.
+func (s *scale) atRest(c *command) {
+	job, since := jobID(s.t, s.cluster, "fraud"), time.Now().Add(time.Second).UnixMilli()
+	var all checkpoints
+	c.await("checkpoint at rest", 1, func() int {
+		var err error
+		if all, err = checkpointsOf(s.t.Context(), s.cluster, job); err == nil && all.Latest.Completed != nil && all.Latest.Completed.Trigger > since {
+			return 1
 		}
-		select {
-		case <-c.ended:
-			t.Fatal("the command ended by itself")
-		default:
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("no checkpoint completes")
-		}
-	}
+		return 0
+	})
+	last := all.Latest.Completed
+	s.put("checkpoint, MB", float64(last.State)/megabyte)
+	s.put("checkpoint, bytes a terminal", float64(last.State)/float64(s.terminals))
+	s.put("checkpoint, MB written", float64(last.Written)/megabyte)
+	s.put("checkpoint at rest, seconds", float64(last.Took)/1000)
+	s.put("checkpoints that failed", float64(all.Counts.Failed))
+	s.put("restarts", float64(all.Counts.Restored))
 }
 
 func (s *scale) memory() {
@@ -264,26 +236,4 @@ func (s *scale) memory() {
 	check(s.t, err)
 	s.put("worker, MB", residentOf(workers...))
 	s.put("TaskManager, MB", residentOf(s.cluster.PIDs()["taskmanager-0"]))
-}
-
-// each is the CPU seconds of a million events.
-func (s *scale) each(before float64, events int) float64 {
-	return (cpuOf(s.t, s.cluster) - before) / float64(events) * 1e6
-}
-
-// stop stops the job with a savepoint and returns where it is.
-func (s *scale) stop(c *command) string {
-	t := s.t
-	drain := start(t, "jobs", "drain", "fraud", "--rest", s.cluster.REST())
-	if code := drain.exit(20 * time.Minute); code != 0 {
-		t.Fatalf("jobs drain: exit code %d: %s", code, drain.says())
-	}
-	found := regexp.MustCompile(`savepoint_path=(\S+)`).FindStringSubmatch(drain.says())
-	if found == nil {
-		t.Fatalf("jobs drain doesn't say where the savepoint is: %s", drain.says())
-	}
-	if code := c.exit(time.Minute); code != 0 {
-		t.Errorf("exit code %d of the job that was stopped", code)
-	}
-	return found[1]
 }

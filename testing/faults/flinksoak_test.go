@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,8 +33,6 @@ var (
 
 const (
 	soakSample = 10 * time.Second
-	// soakStall is after how long without a new score a test gives up.
-	soakStall = 5 * time.Minute
 	// soakBehind is how many events may wait; a topic keeps twice as many at least.
 	soakBehind = 6_000_000
 )
@@ -53,21 +50,10 @@ func TestFlinkSoak(t *testing.T) {
 	}
 	publish(t, b.registry)
 	cluster := components.Flink(t, local.Options{TaskManagers: 2, Slots: 1})
-	kind, config := cluster.Environment()
-	c := b.run(t, "--runner", "flink", "--order", "event_time", "--lateness", "1m", "--features", "--set", "stream.idle=0", "--flink", "parallelism=2",
-		"--flink", "endpoint="+cluster.JobServer(), "--flink", "rest="+cluster.REST(), "--flink", "environment="+kind, "--flink", "environment_config="+config)
+	c := b.run(t, slices.Concat(ordered, at(cluster, over(2)).flags())...)
 	s := soak{t: t, cluster: cluster, command: c, gauges: gauges{window: *flinkSoakKill}}
 	s.scored = readScores(t, b, *flinkRate*int((*flinkSoak+10*time.Minute)/time.Second))
-	for begin := time.Now(); !strings.Contains(c.says(), "the job is RUNNING"); time.Sleep(100 * time.Millisecond) {
-		select {
-		case <-c.ended:
-			t.Fatal("the command ended by itself")
-		default:
-		}
-		if time.Since(begin) > soakStall {
-			t.Fatal("the job doesn't start")
-		}
-	}
+	c.await("start of the job", 1, c.told("the job is RUNNING"))
 	s.sent = sendPayments(t, b)
 	n := s.run()
 	c.drain()
@@ -97,7 +83,7 @@ type soak struct {
 
 // run returns how many events were sent, when all are scored.
 func (s *soak) run() (n int) {
-	s.upTo(1)
+	s.command.await("scored", 1, s.scored.count)
 	s.begin, s.job = time.Now(), jobID(s.t, s.cluster, "fraud")
 	tick := time.NewTicker(soakSample)
 	defer tick.Stop()
@@ -115,7 +101,7 @@ func (s *soak) run() (n int) {
 		}
 	}
 	n = s.sent.end()
-	s.upTo(n)
+	s.command.await("scored", n, s.scored.count)
 	all, err := checkpointsOf(s.t.Context(), s.cluster, s.job)
 	check(s.t, err)
 	s.t.Logf("%d kills; %d checkpoints completed, %d failed, %d restored", kills, all.Counts.Completed, all.Counts.Failed, all.Counts.Restored)
@@ -176,29 +162,6 @@ func (s *soak) look() {
 	s.t.Log(line)
 }
 
-// upTo waits until so many events are scored.
-func (s *soak) upTo(n int) {
-	s.t.Helper()
-	last, moved := 0, time.Now()
-	for {
-		now := s.scored.count()
-		if now >= n {
-			return
-		}
-		if now > last {
-			last, moved = now, time.Now()
-		}
-		if time.Since(moved) > soakStall {
-			s.t.Fatalf("%d of %d scored, and nothing more comes; %d sent", now, n, s.sent.n.Load())
-		}
-		select {
-		case <-s.command.ended:
-			s.t.Fatalf("the command ended by itself; %d of %d scored", now, n)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
 // eachPayment gives payments as lines, until it is told to stop. Their ids count from 0. A day has some 40,000,
 // which come within a minute and a half: windows of days have something to forget, and rows wait for the watermark.
 // There are 140 million.
@@ -214,22 +177,12 @@ func eachPayment(f func(id, day int, line []byte) error) error {
 			}
 		}
 		if cap(buf)-len(buf) < 1024 {
-			buf = make([]byte, 0, 256<<10)
+			buf = make([]byte, 0, 256<<10) // another, as lines stay with who gets them
 		}
 		buf = appendPayment(buf[len(buf):], r, today*day+inDay*2000)
 		inDay++
 		return f(int(r.ID), int(today-first), buf[:len(buf):len(buf)])
 	})
-}
-
-func appendPayment(buf []byte, r simulate.Row, micros int64) []byte {
-	buf = strconv.AppendInt(append(buf, `{"TRANSACTION_ID":`...), r.ID, 10)
-	buf = time.UnixMicro(micros).UTC().AppendFormat(append(buf, `,"TX_DATETIME":"`...), time.RFC3339Nano)
-	buf = strconv.AppendInt(append(buf, `","CUSTOMER_ID":`...), r.Customer, 10)
-	buf = strconv.AppendInt(append(buf, `,"TERMINAL_ID":`...), r.Terminal, 10)
-	buf = strconv.AppendFloat(append(buf, `,"TX_AMOUNT":`...), float64(r.Cents)/100, 'f', 2, 64)
-	buf = strconv.AppendBool(append(buf, `,"TX_FRAUD":`...), r.Fraud)
-	return append(buf, '}')
 }
 
 // sending lets payments come at a rate, until it is ended.
@@ -278,8 +231,8 @@ func sendPayments(t *testing.T, b bed) *sending {
 			t.Errorf("sending: %v", err)
 		}
 		for partition := range int32(2) { // moves the watermark past all of them
-			client.Produce(ctx, &kgo.Record{Partition: partition, Value: fmt.Appendf(nil,
-				`{"TRANSACTION_ID":%d,"TX_DATETIME":"2035-01-01T00:00:00Z","CUSTOMER_ID":1,"TERMINAL_ID":1,"TX_AMOUNT":1.00,"TX_FRAUD":false}`, s.n.Load()+int64(partition))}, failed)
+			line := trailer(s.n.Load()+int64(partition), time.Date(2035, 1, 1, 0, 0, 0, 0, time.UTC))
+			client.Produce(ctx, &kgo.Record{Partition: partition, Value: line}, failed)
 		}
 		_ = client.Flush(ctx)
 	}()
@@ -355,20 +308,6 @@ func (y *tally) add(t *testing.T, line []byte) {
 
 // hash is never 0.
 func (y *tally) hash(line []byte) uint64 { return max(1, maphash.Bytes(y.seed, line)) }
-
-// lineID is the id that a score begins with, -1 without one.
-func lineID(line []byte) int {
-	rest, ok := bytes.CutPrefix(line, []byte(`{"id":`))
-	end := bytes.IndexByte(rest, ',')
-	if !ok || end < 0 {
-		return -1
-	}
-	id, err := strconv.Atoi(string(rest[:end]))
-	if err != nil {
-		return -1
-	}
-	return id
-}
 
 func (y *tally) count() int {
 	y.mu.Lock()
@@ -462,10 +401,7 @@ func (s *stretch) compare(t *testing.T, y *tally, registry string) {
 	t.Helper()
 	check(t, errors.Join(s.buf.Flush(), s.file.Close()))
 	begin, out := time.Now(), filepath.Join(s.dir, "out.jsonl")
-	c := start(t, "run", "fraud", "--runner", "direct", "--source", s.file.Name(), "--sink", out, "--registry", registry, "--features", "--dead-letters", filepath.Join(s.dir, "dead")+"/")
-	if code := c.exit(20 * time.Minute); code != 0 {
-		t.Fatalf("exit code %d of the bounded run", code)
-	}
+	boundedRun(t, s.file.Name(), out, registry)
 	f, err := os.Open(out)
 	check(t, err)
 	defer f.Close()

@@ -33,19 +33,17 @@ func TestFlinkRetrain(t *testing.T) {
 	cluster := components.Flink(t, local.Options{Slots: 2, Heap: 512 << 20, Settings: patient})
 	source, _, bad := simulated(t)
 	work := t.TempDir()
+	const champion = 3 // 1 is there, and the last of two folds is judged
 	want := map[string]string{}
 	var verdicts [2]string
 	for _, engine := range []string{"direct", "prism", "flink"} {
 		dir := t.TempDir()
 		reg := filepath.Join(dir, "registry")
 		publish(t, reg)
-		for i, champion := range []int{3, 3} { // 1 is there, and the last of two folds is judged
-			args := append(training(source, reg), "--runner", engine, "--work", work, "--report", filepath.Join(dir, "report"), "--dead-letters", filepath.Join(dir, "dead.jsonl"))
-			if engine == "flink" {
-				args = append(args, onCluster(cluster, 2)...)
-			}
+		for i := range 2 {
+			args := append(training(source, reg), "--work", work, "--report", filepath.Join(dir, "report"), "--dead-letters", filepath.Join(dir, "dead.jsonl"))
 			begin := time.Now()
-			c := start(t, args...)
+			c := start(t, append(args, on(engine, cluster)...)...)
 			if code := c.exit(10 * time.Minute); code != 0 {
 				t.Fatalf("%s: exit code %d", engine, code)
 			}
