@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"maps"
 	"os"
@@ -75,11 +77,23 @@ func near(t *testing.T, cluster *local.Cluster) {
 	check(t, os.Symlink(cluster.Dir(), home))
 }
 
-// alone waits until the tests before have given a cluster's two slots back.
+// alone waits until the tests before have given a cluster's two slots back. What this one leaves, as it does if it
+// fails, is cancelled.
 func alone(t *testing.T, cluster *local.Cluster) {
 	t.Helper()
 	f, err := flink.Open(cluster.REST())
 	check(t, err)
+	t.Cleanup(func() {
+		jobs, err := f.Jobs(context.Background())
+		for _, j := range jobs {
+			if !j.State.Ended() {
+				err = errors.Join(err, f.Cancel(context.Background(), j.ID))
+			}
+		}
+		if err != nil { // one that just ends is no fault
+			t.Logf("cancelling what is left: %v", err)
+		}
+	})
 	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
 		have, err := f.Overview(t.Context())
 		if err == nil && have.FreeSlots == 2 {
