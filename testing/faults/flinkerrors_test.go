@@ -80,8 +80,8 @@ func testFlinkMessages(t *testing.T, cluster *local.Cluster) {
 		{"Slots", place{"parallelism": "3"}, 1, []string{"2 of 2 slots free, and the job takes 3", "start TaskManagers"}},
 		{"Option/Unknown", place{"paralelism": "3"}, 2, []string{"paralelism: unknown; there are endpoint, rest"}},
 		{"Option/Refused", place{"tolerable_checkpoint_failure_number": "7"}, 2, []string{"can't be set"}},
-		{"Option/ForStreams", place{"checkpoint_interval": "1s"}, 1, []string{"checkpoint_interval is for streams", "leave it out"}},
-		{"Option/NoSuchWorker", place{"worker_binary": "/no/such/worker"}, 1, []string{"worker_binary", "/no/such/worker"}},
+		{"Option/ForStreams", place{"checkpoint_interval": "1s"}, 2, []string{"checkpoint_interval is for streams", "leave it out"}},
+		{"Option/NoSuchWorker", place{"worker_binary": "/no/such/worker"}, 2, []string{"worker_binary", "/no/such/worker"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.name == "Docker" && exec.Command("docker", "info").Run() == nil {
