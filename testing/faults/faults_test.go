@@ -576,6 +576,8 @@ func testRegistry(t *testing.T, b bed) {
 	c := b.run(t, "--set", "stream.poll=200ms")
 	p := pay(t, b.Broker, b.in, n, 5_000)
 	p.upTo(5_000)
+	admin := b.Admin()
+	wait(t, c, func() bool { return recorded(t, admin, b.out) > 0 }) // a version serves
 	store.Kill()
 	time.Sleep(*pause)
 	store.Restart()
@@ -602,6 +604,17 @@ func testRegistry(t *testing.T, b bed) {
 	c.drain()
 }
 
+// recorded is how many records a topic has.
+func recorded(t *testing.T, admin *kadm.Client, topic string) (n int64) {
+	t.Helper()
+	all, err := admin.ListEndOffsets(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all.Each(func(o kadm.ListedOffset) { n += o.Offset })
+	return n
+}
+
 // testSinkStops: a target that takes nothing for a while makes reading pause: what waits stays in the
 // topic, not in memory.
 func testSinkStops(t *testing.T, b bed) {
@@ -611,15 +624,8 @@ func testSinkStops(t *testing.T, b bed) {
 	c := b.run(t, "--sink", "kafka://"+target.Addr+"/"+b.out)
 	p := pay(t, b.Broker, b.in, n, 100_000)
 	p.upTo(n / 10)
-	ends := func() (n int64) {
-		all, err := target.Admin().ListEndOffsets(t.Context(), b.out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all.Each(func(o kadm.ListedOffset) { n += o.Offset })
-		return n
-	}
-	wait(t, c, func() bool { return ends() > n/100 })
+	admin := target.Admin()
+	wait(t, c, func() bool { return recorded(t, admin, b.out) > n/100 })
 	signal := func(s syscall.Signal) {
 		if err := syscall.Kill(target.PID(), s); err != nil {
 			t.Fatal(err)
