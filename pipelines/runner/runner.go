@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/apache/beam/sdks/v2/go/pkg/beam"
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/core/graph"
@@ -156,7 +157,7 @@ func runPrism(ctx context.Context, p *beam.Pipeline) (beam.PipelineResult, error
 		runtime.GOMAXPROCS(n)
 		defer runtime.GOMAXPROCS(before)
 	}
-	defer sweepWorkers(workerFiles())
+	defer func() { sweepWorkers(time.Now()) }()
 	return prism.Execute(ctx, p)
 }
 
@@ -166,20 +167,16 @@ func endless(p *beam.Pipeline) bool {
 	return err == nil && slices.ContainsFunc(nodes, func(n *graph.Node) bool { return !n.Bounded() })
 }
 
-// workerFiles lists the copies of this binary that the SDK makes for loopback jobs and leaves behind.
-func workerFiles() map[string]bool {
-	found := map[string]bool{}
-	names, _ := filepath.Glob(filepath.Join(os.TempDir(), "beamloopbackworker-*"))
-	for _, n := range names {
-		found[n] = true
-	}
-	return found
-}
+// staging is long past the time within which a job has read the file that the SDK makes for it.
+const staging = time.Minute
 
-func sweepWorkers(before map[string]bool) {
-	for n := range workerFiles() {
-		if !before[n] {
-			_ = os.Remove(n)
+// sweepWorkers removes the empty files that loopback jobs of the SDK leave behind, once they are old enough: which
+// process made one, and whether its job still begins, can't be told.
+func sweepWorkers(now time.Time) {
+	names, _ := filepath.Glob(filepath.Join(os.TempDir(), "beamloopbackworker-*"))
+	for _, name := range names {
+		if info, err := os.Lstat(name); err == nil && info.Mode().IsRegular() && info.Size() == 0 && now.Sub(info.ModTime()) > staging {
+			_ = os.Remove(name)
 		}
 	}
 }
