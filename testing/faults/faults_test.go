@@ -230,7 +230,7 @@ func payOf(t *testing.T, broker *components.Broker, topic string, n, rate int, o
 	go func() {
 		defer close(p.done)
 		begin, i := time.Now(), 0
-		err := simulate.Fraud(simulate.Params{Days: 60}, func(r simulate.Row) error {
+		err := simulate.Fraud(simulate.Params{Days: max(60, n/9000)}, func(r simulate.Row) error {
 			if i == n {
 				return enough
 			}
