@@ -16,9 +16,9 @@ type quiet struct {
 }
 
 func (q *quiet) Poll(context.Context, time.Duration, int) ([]driver.Chunk, error) { return nil, nil }
-func (q *quiet) Pause(names []string)                                            { q.paused = names }
-func (q *quiet) Lag() map[string]int64                                           { return q.lag }
-func (q *quiet) Close() error                                                    { return nil }
+func (q *quiet) Pause(names []string)                                             { q.paused = names }
+func (q *quiet) Lag() map[string]int64                                            { return q.lag }
+func (q *quiet) Close() error                                                     { return nil }
 
 // TestAlignSilent: a partition of a service that never says what waits holds the others back while it has records, and
 // not when it is silent; one that is known to have some does.
