@@ -124,7 +124,7 @@ func showJob(ctx context.Context, w io.Writer, c *flink.Cluster, job flink.Statu
 		}
 		fmt.Fprintf(w, "%d checkpoints, %d failed, %s\n", d.Checkpoints, d.FailedCheckpoints, last)
 	}
-	short, _, err := c.Failure(ctx, job.ID)
+	short, err := c.Failure(ctx, job.ID)
 	if err == nil && short != "" {
 		fmt.Fprintln(w, "failed last:", short)
 	}

@@ -106,8 +106,9 @@ func (c *common) suits(u *spec.UseCase) error {
 	if c.elsewhere() {
 		errs = append(errs, c.reach(&p))
 	}
-	errs = append(errs, c.checked(stream))
-	if e, err := c.choose(); err == nil && len(c.dataflow) > 0 { // without any they are not yet known
+	e, err := c.checked(stream)
+	errs = append(errs, err)
+	if err == nil && len(c.dataflow) > 0 { // without any they are not yet known
 		errs = append(errs, e.Dataflow.Validate(stream))
 	}
 	return errors.Join(errs...)

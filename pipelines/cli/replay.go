@@ -56,7 +56,7 @@ func replayCommand(stdout, stderr io.Writer) *cobra.Command {
 			if r.Rate < 0 || r.Filter.MaxAttempts < 1 {
 				return usageError{errors.New("--rate is not negative, and --max-attempts at least 1")}
 			}
-			if err := c.checked(false); err != nil {
+			if _, err := c.checked(false); err != nil {
 				return err
 			}
 			if c.elsewhere() {

@@ -33,27 +33,24 @@ func (c *common) choose() (runner.Engine, error) {
 	return e, nil
 }
 
-// checked refuses options of Flink that a graph can't use, before anything is read. Those of Dataflow are
-// checked where its job is described, and by lint.
-func (c *common) checked(stream bool) error {
+// checked is choose, and refuses options of Flink that a graph can't use, before anything is read. Those of Dataflow
+// are checked where its job is described, and by lint.
+func (c *common) checked(stream bool) (runner.Engine, error) {
 	e, err := c.choose()
-	if err != nil {
-		return err
-	}
-	if e.Name == runner.Flink {
+	if err == nil && e.Name == runner.Flink {
 		if err := e.Flink.Validate(stream); err != nil {
-			return usageError{err}
+			return e, usageError{err}
 		}
 	}
-	return nil
+	return e, err
 }
 
 // elsewhere tells that workers are not this process, and may see another machine.
 func (c *common) elsewhere() bool { return !runner.InProcess(c.runner) }
 
-// place tells a plan's options how its runner spreads it; a process of its own needs nothing.
+// place checks the runner, and tells a plan's options how it spreads the plan; a process of its own needs nothing.
 func (c *common) place(o *scoring.Options) error {
-	e, err := c.choose()
+	e, err := c.checked(o.Stream != nil)
 	if err != nil {
 		return err
 	}

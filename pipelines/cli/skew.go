@@ -35,7 +35,7 @@ func skewCommand(stdout, stderr io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := c.checked(false); err != nil {
+			if _, err := c.checked(false); err != nil {
 				return err
 			}
 			if cmd.Flags().Changed("sample") && !(o.Sample > 0 && o.Sample <= 1) {

@@ -60,7 +60,7 @@ func (c *common) scoreEvents(cmd *cobra.Command, stderr io.Writer, useCase strin
 	if o.Stream, err = st.options(c, cmd, u); err != nil {
 		return err
 	}
-	if err := errors.Join(c.checked(o.Stream != nil), c.place(&o)); err != nil {
+	if err := c.place(&o); err != nil {
 		return err
 	}
 	p, err := scoring.New(cmd.Context(), u, o)
@@ -93,7 +93,7 @@ func featuresCommand(stderr io.Writer) *cobra.Command {
 			if o.Stream, err = st.options(&c, cmd, u); err != nil {
 				return err
 			}
-			if err := errors.Join(c.checked(o.Stream != nil), c.place(&o)); err != nil {
+			if err := c.place(&o); err != nil {
 				return err
 			}
 			p, err := scoring.Features(u, o)
@@ -276,7 +276,7 @@ func (c *common) retrain(ctx context.Context, pr *progress, u *spec.UseCase, rep
 			return p, fmt.Errorf("registry: %w", err)
 		}
 	}
-	if err := c.checked(false); err != nil {
+	if _, err := c.checked(false); err != nil {
 		return p, err
 	}
 	if o.Work, err = c.workFolder(); err != nil {
@@ -357,7 +357,8 @@ func simulateCommand(stderr io.Writer) *cobra.Command {
 				return usageError{fmt.Errorf("there is a simulator of fraud only, not of %s", u.Name)}
 			}
 			o := scoring.Options{}
-			if err := errors.Join(c.options(&o), c.checked(false)); err != nil {
+			_, err = c.checked(false)
+			if err := errors.Join(c.options(&o), err); err != nil {
 				return err
 			}
 			o.Sources = []string{fmt.Sprintf("simulate://fraud?days=%d&customers=%d&terminals=%d&seed=%d", days, customers, terminals, seed)}

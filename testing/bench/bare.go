@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 
 	"github.com/millrace-ml/millrace/models"
-	"github.com/millrace-ml/millrace/models/registry"
 	"github.com/millrace-ml/millrace/transforms/deadletter"
 	"github.com/millrace-ml/millrace/transforms/decode"
 	"github.com/millrace-ml/millrace/transforms/event"
@@ -114,12 +113,7 @@ func bareLoop(ctx context.Context, in, out, reg string) error {
 	if err != nil {
 		return err
 	}
-	r, err := registry.Open(ctx, reg, nil)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	bundle, err := r.Get(ctx, "fraud")
+	bundle, err := champion(ctx, reg)
 	if err != nil {
 		return err
 	}

@@ -289,7 +289,7 @@ func (r *flinkRun) fault(ctx context.Context) error {
 	if err != nil || len(jobs) == 0 {
 		return err
 	}
-	why, _, err := r.rest.Failure(ctx, jobs[0].ID)
+	why, err := r.rest.Failure(ctx, jobs[0].ID)
 	if why != "" {
 		err = fmt.Errorf("the job failed on the way: %s", why)
 	}
@@ -402,11 +402,11 @@ func readTopic(ctx context.Context, addr, topic string, n int) ([]float64, error
 // spent is the CPU seconds so far of a cluster's own processes, and of the workers that its TaskManager started.
 func spent(c *local.Cluster) (jvms, workers float64) {
 	for _, pid := range c.PIDs() {
-		jvms += processCPU(pid)
+		jvms += components.CPU(pid)
 	}
 	pids, _ := c.Children(0)
 	for _, pid := range pids {
-		workers += processCPU(pid)
+		workers += components.CPU(pid)
 	}
 	return jvms, workers
 }

@@ -16,8 +16,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
-
-	"github.com/millrace-ml/millrace/models/registry"
 )
 
 // startPeer sends the peer's jar to the cluster, and starts it there.
@@ -91,12 +89,7 @@ func (r *flinkRun) post(ctx context.Context, path, kind string, body io.Reader, 
 
 // exportModel writes the files of the champion into a folder, as the peer reads them.
 func exportModel(ctx context.Context, from, to string) error {
-	r, err := registry.Open(ctx, from, nil)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	bundle, err := r.Get(ctx, "fraud")
+	bundle, err := champion(ctx, from)
 	if err != nil {
 		return err
 	}

@@ -166,6 +166,16 @@ func writeRegistry(ctx context.Context, dir string) error {
 	return r.SetAlias(ctx, "fraud", registry.Champion, v, "for the bench", registry.Any)
 }
 
+// champion is what writeRegistry published.
+func champion(ctx context.Context, dir string) (*bundle.Bundle, error) {
+	r, err := registry.Open(ctx, dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return r.Get(ctx, "fraud")
+}
+
 // writePeerModel writes weights as the peer reads them.
 func writePeerModel(path string) error {
 	rng := rand.New(rand.NewPCG(7, 8))

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -120,7 +117,7 @@ func watchMemory(ctx context.Context, j *process, each func(sample)) <-chan []sa
 		for all := []sample(nil); ; {
 			select {
 			case <-tick.C:
-				s := sample{time.Since(start).Seconds(), resident(j.cmd.Process.Pid)}
+				s := sample{time.Since(start).Seconds(), components.Resident(j.cmd.Process.Pid)}
 				each(s)
 				all = append(all, s)
 			case <-ctx.Done():
@@ -156,15 +153,4 @@ func flat(all []sample, from float64) (first, last, slope float64, err error) {
 		along += (s.seconds - middle.seconds) * (s.seconds - middle.seconds)
 	}
 	return mean(all[:n]).megabytes, mean(all[len(all)-n:]).megabytes, up / along * 60, nil
-}
-
-// resident is the memory of a process in MB, from /proc; 0 where that isn't there.
-func resident(pid int) float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	if err != nil {
-		return 0
-	}
-	fields := bytes.Fields(text)
-	pages, _ := strconv.Atoi(string(fields[1]))
-	return float64(pages*os.Getpagesize()) / (1 << 20)
 }

@@ -268,7 +268,7 @@ func (d drain) measure(ctx context.Context, self, dir string, broker *components
 	g.uuids = d.uuids
 	broker.Fill(in, d.events, g.next)
 	stop()
-	before := processCPU(broker.PID())
+	before := components.CPU(broker.PID())
 	j, err := startJob(self, broker, in, to, dir, "-order", d.order)
 	if err != nil {
 		return nil, err
@@ -283,7 +283,7 @@ func (d drain) measure(ctx context.Context, self, dir string, broker *components
 	if err != nil {
 		return nil, err
 	}
-	brokerCPU := processCPU(broker.PID()) - before
+	brokerCPU := components.CPU(broker.PID()) - before
 	u, state, err := j.end()
 	if err != nil {
 		return nil, err
@@ -354,11 +354,11 @@ func latency(ctx context.Context, o options, self, dir string, broker *component
 	ctx, over := j.during(ctx)
 	defer over()
 	var ownCPU, brokerCPU float64
-	all, err := paced(ctx, o, broker, "live", "scored", func() { ownCPU, brokerCPU = selfCPU(), processCPU(broker.PID()) })
+	all, err := paced(ctx, o, broker, "live", "scored", func() { ownCPU, brokerCPU = selfCPU(), components.CPU(broker.PID()) })
 	if err != nil {
 		return nil, err
 	}
-	ownCPU, brokerCPU = selfCPU()-ownCPU, processCPU(broker.PID())-brokerCPU
+	ownCPU, brokerCPU = selfCPU()-ownCPU, components.CPU(broker.PID())-brokerCPU
 	u, _, err := j.end()
 	if err != nil {
 		return nil, err
@@ -477,19 +477,4 @@ func selfCPU() float64 {
 	var ru syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
 	return usageSeconds(&ru)
-}
-
-// processCPU is the CPU seconds of a process so far, from /proc; 0 where that isn't there.
-func processCPU(pid int) float64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	ticks := 0.0
-	for _, i := range []int{11, 12} { // utime and stime, behind the name
-		v, _ := strconv.ParseFloat(fields[i], 64)
-		ticks += v
-	}
-	return ticks / 100
 }

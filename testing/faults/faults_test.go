@@ -634,9 +634,9 @@ func testSinkStops(t *testing.T, b bed) {
 	signal(syscall.SIGSTOP)
 	p.all()
 	time.Sleep(*pause)
-	held := residentOf(c.cmd.Process.Pid)
+	held := components.Resident(c.cmd.Process.Pid)
 	signal(syscall.SIGCONT)
 	got := scores(t, c, target, b.out, n)
-	t.Logf("%d scores came again; %.0f MB while the target stood, %.0f MB at the end", identical(t, got), held, residentOf(c.cmd.Process.Pid))
+	t.Logf("%d scores came again; %.0f MB while the target stood, %.0f MB at the end", identical(t, got), held, components.Resident(c.cmd.Process.Pid))
 	c.drain()
 }

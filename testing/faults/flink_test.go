@@ -101,7 +101,7 @@ func onDisk(t *testing.T, cluster *local.Cluster, b bed) {
 	var config struct {
 		Backend string `json:"state_backend"`
 	}
-	check(t, rest(t.Context(), cluster, "/jobs/"+jobID(t, cluster, "fraud")+"/checkpoints/config", &config))
+	check(t, cluster.Get(t.Context(), "/jobs/"+jobID(t, cluster, "fraud")+"/checkpoints/config", &config))
 	if !strings.Contains(config.Backend, "RocksDB") {
 		t.Errorf("the job keeps its state in %s", config.Backend)
 	}

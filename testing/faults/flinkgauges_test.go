@@ -1,15 +1,11 @@
 package faults
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"math"
-	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -21,6 +17,7 @@ import (
 
 	"github.com/millrace-ml/millrace/pipelines/runner/flink"
 	"github.com/millrace-ml/millrace/pipelines/runner/flink/local"
+	"github.com/millrace-ml/millrace/testing/components"
 )
 
 // gauges are figures that are looked at now and then, and told window by window.
@@ -130,25 +127,6 @@ func trend(figures []float64) (ratio, slope float64) {
 
 const megabyte = 1 << 20
 
-// rest asks a cluster by its REST interface for what package flink has no use for.
-func rest(ctx context.Context, c *local.Cluster, path string, answer any) error {
-	ctx, stop := context.WithTimeout(ctx, 30*time.Second)
-	defer stop()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.REST()+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", path, resp.Status)
-	}
-	return json.NewDecoder(resp.Body).Decode(answer)
-}
-
 // jobID is that of the job which runs or starts again.
 func jobID(t *testing.T, c *local.Cluster, name string) string {
 	t.Helper()
@@ -162,7 +140,7 @@ func jobID(t *testing.T, c *local.Cluster, name string) string {
 // jvm are the heap and the metaspace that a TaskManager uses, in MB.
 func jvm(ctx context.Context, c *local.Cluster, taskManager int) (heap, metaspace float64, err error) {
 	var all struct{ TaskManagers []struct{ ID string } }
-	if err := rest(ctx, c, "/taskmanagers", &all); err != nil {
+	if err := c.Get(ctx, "/taskmanagers", &all); err != nil {
 		return 0, 0, err
 	}
 	id, started := "", 0 // one that was killed is listed for a while
@@ -175,7 +153,7 @@ func jvm(ctx context.Context, c *local.Cluster, taskManager int) (heap, metaspac
 	}
 	const heapName, metaspaceName = "Status.JVM.Memory.Heap.Used", "Status.JVM.Memory.Metaspace.Used"
 	var values []struct{ ID, Value string }
-	if err := rest(ctx, c, "/taskmanagers/"+url.PathEscape(id)+"/metrics?get="+heapName+","+metaspaceName, &values); err != nil {
+	if err := c.Get(ctx, "/taskmanagers/"+url.PathEscape(id)+"/metrics?get="+heapName+","+metaspaceName, &values); err != nil {
 		return 0, 0, err
 	}
 	if len(values) != 2 {
@@ -213,19 +191,7 @@ type checkpoints struct {
 }
 
 func checkpointsOf(ctx context.Context, c *local.Cluster, job string) (all checkpoints, err error) {
-	return all, rest(ctx, c, "/jobs/"+job+"/checkpoints", &all)
-}
-
-// residentOf is the memory of processes in MB.
-func residentOf(pids ...int) (all float64) {
-	for _, pid := range pids {
-		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-		if fields := bytes.Fields(text); len(fields) > 1 {
-			pages, _ := strconv.Atoi(string(fields[1]))
-			all += float64(pages*os.Getpagesize()) / megabyte
-		}
-	}
-	return all
+	return all, c.Get(ctx, "/jobs/"+job+"/checkpoints", &all)
 }
 
 // meter measures the CPU seconds that a cluster's processes take from now on, those included that end meanwhile.
@@ -243,7 +209,7 @@ func meter(t *testing.T, c *local.Cluster) (seconds func() float64) {
 			}
 		}
 		for _, pid := range pids {
-			into[pid] = max(into[pid], processCPU(pid))
+			into[pid] = max(into[pid], components.CPU(pid))
 		}
 	}
 	look(before)
@@ -268,20 +234,6 @@ func meter(t *testing.T, c *local.Cluster) (seconds func() float64) {
 		}
 		return total
 	}
-}
-
-// processCPU is the CPU seconds that a process has taken so far, 0 if it has ended.
-func processCPU(pid int) float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	var ticks [2]float64                                                      // utime and stime,
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // behind the name
-	for i := range ticks {
-		ticks[i], _ = strconv.ParseFloat(fields[11+i], 64)
-	}
-	return (ticks[0] + ticks[1]) / 100
 }
 
 // folderSize is what the files below a folder take, in MB; some come and go meanwhile.

@@ -132,7 +132,7 @@ func rowsIn(t *testing.T, cluster *local.Cluster, job, stage string) (n []int64)
 			}
 		}
 	}
-	check(t, rest(t.Context(), cluster, "/jobs/"+job+"/vertices/"+stage, &vertex))
+	check(t, cluster.Get(t.Context(), "/jobs/"+job+"/vertices/"+stage, &vertex))
 	for _, s := range vertex.Subtasks {
 		n = append(n, s.Metrics.In)
 	}

@@ -196,7 +196,7 @@ func (s *scale) drain(c *command, before int, begin time.Time) (d drained) {
 func (s *scale) progress(scored int, at time.Duration) {
 	workers, _ := s.cluster.Workers(0)
 	heap, _, _ := jvm(s.t.Context(), s.cluster, 0)
-	s.t.Logf("%d terminals, %s: %d of %d scored, heap %.0f MB, worker %.0f MB", s.terminals, at.Round(time.Second), scored, s.sent, heap, residentOf(workers...))
+	s.t.Logf("%d terminals, %s: %d of %d scored, heap %.0f MB, worker %.0f MB", s.terminals, at.Round(time.Second), scored, s.sent, heap, components.Resident(workers...))
 }
 
 // longest is the longest of the checkpoints that the job remembers, of those since a time.
@@ -234,6 +234,6 @@ func (s *scale) atRest(c *command) {
 func (s *scale) memory() {
 	workers, err := s.cluster.Workers(0)
 	check(s.t, err)
-	s.put("worker, MB", residentOf(workers...))
-	s.put("TaskManager, MB", residentOf(s.cluster.PIDs()["taskmanager-0"]))
+	s.put("worker, MB", components.Resident(workers...))
+	s.put("TaskManager, MB", components.Resident(s.cluster.PIDs()["taskmanager-0"]))
 }

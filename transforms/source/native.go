@@ -189,11 +189,8 @@ func (f *nativeFn) flush(ctx context.Context, emit func(beam.EventTime, event.Ba
 		telemetry.Read(int(stats.Rows))
 	}
 	badEvents.Inc(ctx, stats.Rejected)
-	blankLines.Inc(ctx, stats.Blank)
-	skippedChanges.Inc(ctx, stats.Skipped)
 	telemetry.Bad(int(stats.Rejected))
-	telemetry.Blank(int(stats.Blank))
-	telemetry.Skipped(int(stats.Skipped))
+	passOver(ctx, stats)
 	return nil
 }
 

@@ -222,7 +222,7 @@ func (f *readFn) readBytes(ctx context.Context, d driver.Bytes, p driver.Partiti
 		}
 		defer done()
 		stats, err = dec.ReadParquet(at, size, src, emit, reject)
-		f.count(ctx, stats)
+		passOver(ctx, stats)
 		return err
 	case p.Splittable:
 		stats, err = dec.Read(&reader{ctx, file}, src, emit, reject)
@@ -236,12 +236,12 @@ func (f *readFn) readBytes(ctx context.Context, d driver.Bytes, p driver.Partiti
 			return err
 		}
 	}
-	f.count(ctx, stats)
+	passOver(ctx, stats)
 	return err
 }
 
-// count counts what is neither an event nor a letter.
-func (f *readFn) count(ctx context.Context, s decode.Stats) {
+// passOver counts what is neither an event nor a letter.
+func passOver(ctx context.Context, s decode.Stats) {
 	blankLines.Inc(ctx, s.Blank)
 	skippedChanges.Inc(ctx, s.Skipped)
 	telemetry.Blank(int(s.Blank))

@@ -218,7 +218,8 @@ func (r *reading) align(s Stream, p *progress, now time.Time) {
 	lags := r.lags()
 	for i, part := range p.Partitions {
 		of := lags[part.Address]
-		if part.Ended || part.Newest == never || of != nil && !mayWait(of, part.Name) || of == nil && now.Sub(r.heard[i]) > silent {
+		waits := mayWait(of, part.Name) || of == nil && now.Sub(r.heard[i]) <= silent
+		if part.Ended || part.Newest == never || !waits {
 			continue
 		}
 		if !waiting || part.Newest < slowest {

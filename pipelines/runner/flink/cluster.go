@@ -342,13 +342,13 @@ func (c *Cluster) checkpoints(ctx context.Context, d *Detail) error {
 	return err
 }
 
-// Failure is why a job failed last: the cause in short, and in full. Both are empty if it has not failed.
-func (c *Cluster) Failure(ctx context.Context, id string) (short, full string, err error) {
+// Failure is why a job failed last, in short; it is empty if it has not failed.
+func (c *Cluster) Failure(ctx context.Context, id string) (string, error) {
 	all, err := c.failures(ctx, id)
 	if err != nil || len(all) == 0 {
-		return "", "", err
+		return "", err
 	}
-	return Cause(all[0].Stacktrace), all[0].Stacktrace, nil
+	return Cause(all[0].Stacktrace), nil
 }
 
 // failure is what made a job fail once.

@@ -342,7 +342,7 @@ func (j *Job) end(ctx context.Context, last Detail) (Result, error) {
 	}
 	why := Cause(j.fault)
 	if j.flink != "" {
-		if short, _, err := j.cluster.Failure(ctx, j.flink); err == nil && short != "" {
+		if short, err := j.cluster.Failure(ctx, j.flink); err == nil && short != "" {
 			why = short
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const (
@@ -196,7 +197,7 @@ func (c *Cluster) answers(ctx context.Context, name string) error {
 	case pool:
 		return dial(ctx, PoolAddress)
 	case jobManager:
-		return c.get(ctx, "/overview", &struct{}{})
+		return c.Get(ctx, "/overview", &struct{}{})
 	}
 	var answer struct {
 		TaskManagers []struct {
@@ -204,7 +205,7 @@ func (c *Cluster) answers(ctx context.Context, name string) error {
 			SlotsNumber int // 0 until it has said which it has, a little after it is known
 		}
 	}
-	if err := c.get(ctx, "/taskmanagers", &answer); err != nil {
+	if err := c.Get(ctx, "/taskmanagers", &answer); err != nil {
 		return err
 	}
 	for _, t := range answer.TaskManagers {
@@ -220,7 +221,10 @@ func (c *Cluster) resource(name string) string {
 	return fmt.Sprintf("%s-%d", name, c.state.Servers[name].Start)
 }
 
-func (c *Cluster) get(ctx context.Context, path string, answer any) error {
+// Get asks the cluster by its REST interface, for half a minute at most, and decodes the answer, which is JSON.
+func (c *Cluster) Get(ctx context.Context, path string, answer any) error {
+	ctx, stop := context.WithTimeout(ctx, 30*time.Second)
+	defer stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.REST()+path, nil)
 	if err != nil {
 		return err
