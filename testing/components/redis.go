@@ -28,7 +28,7 @@ func redisCommand(program, data string, ports []int) (*exec.Cmd, error) {
 		return nil, err
 	}
 	cmd := exec.Command(filepath.Join(program, "usr", "bin", "redis-server"),
-		"--bind", "127.0.0.1", "--port", strconv.Itoa(ports[0]), "--dir", data, "--save", "", "--appendonly", "yes")
+		"--bind", "127.0.0.1", "--port", strconv.Itoa(ports[0]), "--dir", data, "--save", "", "--appendonly", "yes", "--appendfsync", "always")
 	cmd.Env = append(cmd.Environ(), "LD_LIBRARY_PATH="+strings.Join(libs, ":"))
 	return cmd, nil
 }
